@@ -1,0 +1,301 @@
+"""Every type that crosses a folder: a newcomer reads this file first.
+
+Shapes: B samples of one rank's batch, C classes, K channels, H W space.
+
+    Dataset -> (data) -> Batch -> Teacher -> Outputs ┐
+                           └──> Strategy(student, terms) -> Losses -> Engine.update
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "DatasetInfo",
+    "Engine",
+    "Loss",
+    "Losses",
+    "Modifier",
+    "Outputs",
+    "PluginConfig",
+    "Shapes",
+    "Source",
+    "Strategy",
+    "Taught",
+    "Teacher",
+    "Term",
+    "Tracker",
+]
+
+
+# --------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """What the planner knows about a data set before a byte of it is converted."""
+
+    classes: int
+    channels: int
+    size: int
+    """Pixels a side, as stored (square)."""
+    train_rows: int
+    test_rows: int
+    mean: tuple[float, ...]
+    """Per channel, of pixels in [0, 1]."""
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+
+class Source(Protocol):
+    """Read-only samples in row order: `source[row]` is (uint8 image (H, W, K), label)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], int]: ...
+
+
+class Dataset(Protocol):
+    """A plug-in of datasets/: finds, checks and reads one data set."""
+
+    info: DatasetInfo
+
+    def fingerprint(self) -> str:
+        """Digest of published checksums, or of the list of (path, size); reads no pixels."""
+        ...
+
+    def open(self, split: Literal["train", "test"]) -> Source:
+        """Open one split. Raises: DataError when the data is missing or damaged."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One rank's share of one step: one uint8 view of each row, before any network's normalisation."""
+
+    images: UInt8[Tensor, "B K H W"]
+    labels: Int64[Tensor, "B"]
+    rows: Int64[Tensor, "B"]
+    """Row numbers of the full train set (of the test set in evaluation)."""
+    view: int
+    step: int = 0
+    labels_b: Int64[Tensor, "B"] | None = None
+    """Label of each sample's mixing partner; None without mixup or cutmix."""
+    lam: Float[Tensor, "B"] | None = None
+    """Share of `labels` in each mixed sample; the partner has 1 - lam."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy the tensors to `device` without waiting."""
+        return self._each(lambda t: t.to(device, non_blocking=True))
+
+    def split(self, parts: int) -> list[Batch]:
+        """Cut into equal consecutive micro-batches for gradient accumulation."""
+        size = len(self.rows) // parts
+        return [self._each(lambda t, i=i: t[i * size : (i + 1) * size]) for i in range(parts)]  # type: ignore[misc]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        old = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: change(v) for k, v in old.items() if isinstance(v, Tensor)})
+
+
+# --------------------------------------------------------------------------- networks
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a network answers: logits, and the tapped features in the order the taps were asked for."""
+
+    logits: Float[Tensor, "B C"]
+    features: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What a loss or modifier is built from: both sides' shapes from the dry forward, without B."""
+
+    classes: int
+    student: Sequence[tuple[int, ...]] = ()
+    teacher: Sequence[tuple[int, ...]] = ()
+    train_rows: int = 0
+    post_relu: bool = True
+    """Whether the teacher's taps lie behind a ReLU (decides a regressor's last layer)."""
+
+
+class Teacher(Protocol):
+    """Answers a batch; a plain object and no module, so nothing can train, save or shard it."""
+
+    name: str
+    provides: frozenset[str]
+    """What `Outputs` will hold: "logits", "features"."""
+
+    def __call__(self, batch: Batch) -> Outputs: ...
+
+    def fingerprint(self) -> str:
+        """Hash of parameters and buffers: equal before and after a stage."""
+        ...
+
+
+Taught = Mapping[str, Outputs]
+"""Teachers' answers to one batch, by teacher name."""
+
+
+# --------------------------------------------------------------------------- losses
+
+
+class PluginConfig(BaseModel):
+    """Options of a plug-in: typed, with defaults, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Loss(nn.Module):
+    """One term: compares student and teacher on a batch.
+
+    Returns (B,) where the loss is a mean over samples (`per_sample`), else ().
+    Trainable parts (projectors, regressors) are made in `__init__` from the shapes and train with the student.
+    """
+
+    class Config(PluginConfig):
+        """Options, with the defaults of the source."""
+
+    revision: ClassVar[int] = 1
+    """Raised whenever the numbers of this loss change: it enters the digest of every stage that uses it."""
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"logits"})
+    needs_teacher: ClassVar[bool] = True
+    per_sample: ClassVar[bool] = True
+    relational: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False
+    needs_input_grad: ClassVar[bool] = False
+
+    def __init__(self, config: Any, shapes: Shapes) -> None:
+        super().__init__()
+        self.config = config
+        self.shapes = shapes
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        """Return the loss, (B,) or (); computed in fp32 whatever the autocast."""
+        raise NotImplementedError
+
+
+class Modifier(nn.Module):
+    """Changes what a term sees (`before`) or weighs and masks its values (`after`)."""
+
+    class Config(PluginConfig):
+        """Options, with the defaults of the source."""
+
+    revision: ClassVar[int] = 1
+    normalise: ClassVar[Literal["batch", "selected"]] = "batch"
+
+    def __init__(self, config: Any, shapes: Shapes) -> None:
+        super().__init__()
+        self.config = config
+        self.shapes = shapes
+
+    def before(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None]:  # noqa: ARG002
+        """Change what the loss sees; the default changes nothing."""
+        return student, teacher
+
+    def after(self, values: Float[Tensor, "B"], batch: Batch) -> Float[Tensor, "B"]:  # noqa: ARG002
+        """Weigh or mask the values per sample; the default changes nothing."""
+        return values
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss with its weight, modifiers and the teacher it listens to, as a strategy receives it."""
+
+    id: str
+    loss: Loss
+    weight: Callable[[int], float]
+    """Weight at a step, never below 0."""
+    teacher: str | None = None
+    modifiers: Sequence[Modifier] = ()
+    student_taps: Sequence[int] = ()
+    """Which of the student's features this term sees, in order."""
+    teacher_taps: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The value of one pass on one rank's batch."""
+
+    total: Float[Tensor, ""]
+    """What is differentiated: the sum of weighted terms, a mean over the global batch once ranks are averaged."""
+    terms: dict[str, Float[Tensor, ""]]
+    """Each term's unweighted mean, detached: for metrics."""
+
+
+class Strategy(nn.Module):
+    """The one trained module: the student and every trainable part of its terms."""
+
+    revision: ClassVar[int] = 1
+    student: nn.Module
+    passes: tuple[str, ...] = ("main",)
+    """Forward-and-update rounds on each batch, in order."""
+
+    def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
+        """Return the losses of one pass; called through the engine only."""
+        raise NotImplementedError
+
+
+# --------------------------------------------------------------------------- engine, tracker
+
+
+class Engine(Protocol):
+    """Runs a strategy on this stage's ranks; equal global loss gives equal updates on every engine."""
+
+    passes: tuple[str, ...]
+    unwrapped: Strategy
+    """For evaluation and export only: training must go through `forward`."""
+
+    def micro(self, index: int) -> AbstractContextManager[None]:
+        """Enter micro-batch `index` of the accumulation: gradients are reduced and applied on the last."""
+        ...
+
+    def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
+        """Run one pass under the stage's precision."""
+        ...
+
+    def update(self, loss: Tensor) -> None:
+        """Differentiate; on the last micro-batch clip and apply one optimizer update."""
+        ...
+
+    def end_step(self, step: int) -> None:
+        """Close a step (all passes done): EMA and the learning rate of step + 1."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything that training state means here; called by all ranks."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; called by all ranks. Raises: CheckpointError."""
+        ...
+
+
+class Tracker(Protocol):
+    """Takes metrics of one stage without ever blocking or failing training."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def flush(self) -> int:
+        """Make everything durable; returns the spool's length in bytes."""
+        ...
+
+    def close(self) -> None: ...
+
+
+BatchIterator = Iterator[Batch]

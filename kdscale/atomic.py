@@ -1,0 +1,94 @@
+"""Files that are either whole or absent, whatever kills the writer.
+
+Everything is written beside its destination, flushed to the disk and renamed; a reader never sees
+half a file. Renames are atomic on POSIX file systems, NFS and Lustre included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["aside", "read_json", "sync_folder", "write_bytes", "write_json", "write_text"]
+
+
+@contextmanager
+def aside(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to be filled (as a file or a folder); rename it on success.
+
+    An existing file is replaced; an existing folder is moved away first and then removed. On any
+    error the side path is removed and `target` is left as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    side = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    _remove(side)
+    try:
+        yield side
+        _sync_tree(side)
+        if target.is_dir() and not target.is_symlink():
+            old = side.with_suffix(".old")
+            os.rename(target, old)
+            os.rename(side, target)
+            _remove(old)
+        else:
+            os.replace(side, target)
+        sync_folder(target.parent)
+    except BaseException:
+        _remove(side)
+        raise
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Replace `target` by `content`, whole or not at all."""
+    with aside(target) as side:
+        side.write_bytes(content)
+
+
+def write_text(target: Path, content: str) -> None:
+    """Replace `target` by `content` in UTF-8, whole or not at all."""
+    write_bytes(target, content.encode())
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Replace `target` by `content` as indented JSON, whole or not at all."""
+    write_text(target, json.dumps(content, indent=1, sort_keys=False, allow_nan=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; `None` when it does not exist."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (fsync on the folder itself)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for entry in path.iterdir():
+            _sync_tree(entry)
+        sync_folder(path)
+        return
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

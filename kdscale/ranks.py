@@ -1,0 +1,122 @@
+"""The processes that train one stage together; the one place that calls torch's collectives.
+
+Everything works without a process group too, as a world of one, so that callers need no branches.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = [
+    "barrier",
+    "broadcast_object",
+    "gather_objects",
+    "join",
+    "leave",
+    "local_rank",
+    "max_",
+    "mean_",
+    "rank",
+    "sum_",
+    "world",
+]
+
+
+def rank() -> int:
+    """This process's number among all ranks, from 0."""
+    return dist.get_rank() if _joined() else 0
+
+
+def world() -> int:
+    """How many processes train this stage."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def local_rank() -> int:
+    """This process's number on its machine, from 0 (decides the GPU)."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def join(backend: Literal["gloo", "nccl"], timeout_s: float = 1800.0) -> None:
+    """Enter the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
+
+    A world of one joins nothing: it has nobody to talk to.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _joined():
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+
+
+def leave() -> None:
+    """Leave the process group, if one was joined."""
+    if _joined():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def sum_(tensor: Tensor) -> Tensor:
+    """Add `tensor` over all ranks, in place; returns it."""
+    if world() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def max_(tensor: Tensor) -> Tensor:
+    """Take the elementwise maximum over all ranks, in place; returns it."""
+    if world() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+def mean_(tensor: Tensor) -> Tensor:
+    """Average `tensor` over all ranks, in place; returns it."""
+    return sum_(tensor).div_(world()) if world() > 1 else tensor
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Collect small picklable values of all ranks, in rank order; for set-up, not for the step."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: Any) -> Any:
+    """Give every rank the value that rank 0 holds; for set-up, not for the step."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+class SumAcrossRanks(torch.autograd.Function):
+    """Sum over ranks whose backward sums the gradients over ranks (its exact adjoint)."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004
+        return sum_(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
+        return sum_(grads[0].clone())
+
+
+def sum_with_gradient(tensor: Tensor) -> Tensor:
+    """Add `tensor` over all ranks; differentiable."""
+    return SumAcrossRanks.apply(tensor) if world() > 1 else tensor  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
