@@ -1,0 +1,46 @@
+"""Cross-entropy with the labels: the task itself.
+
+Source: label smoothing from Szegedy et al., "Rethinking the Inception Architecture", arXiv:1512.00567, section 7;
+mixed labels from Zhang et al., "mixup", arXiv:1710.09412, and Yun et al., "CutMix", arXiv:1905.04899, eq. 1.
+Reduction: per sample; its mean over the batch is the usual cross-entropy.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig
+from kdscale.nn.precision import at_least_fp32
+
+__all__ = ["CrossEntropy"]
+
+
+class CrossEntropy(Loss):
+    """Match the labels; of a mixed sample both labels, each by its share."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread evenly over all classes")
+
+    config: Config
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"logits", "labels"})
+    needs_teacher: ClassVar[bool] = False
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:  # noqa: ARG002
+        """Return the cross-entropy of each sample, in nats."""
+        smoothing = self.config.label_smoothing
+        values = cross_entropy(student.logits, batch.labels, smoothing)
+        if batch.labels_b is None or batch.lam is None:
+            return values
+        return batch.lam * values + (1 - batch.lam) * cross_entropy(student.logits, batch.labels_b, smoothing)
+
+
+def cross_entropy(logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"], smoothing: float) -> Float[Tensor, "B"]:
+    """Compute -sum_k target_k log softmax(logits)_k, where target is (1 - smoothing) onehot + smoothing / C."""
+    return functional.cross_entropy(at_least_fp32(logits), labels, reduction="none", label_smoothing=smoothing)

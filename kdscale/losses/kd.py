@@ -1,0 +1,70 @@
+"""Soft targets: the student learns the teacher's whole class distribution, softened so that its tail counts.
+
+Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, section 2.
+Deviation: the KL divergence by default, where the paper writes the cross-entropy with soft targets (`form: ce`);
+they differ by the teacher's entropy, so their gradients are equal, and KL is zero when the student agrees.
+Reduction: sum over classes, mean over samples, times temperature². `elementmean` divides by the classes too, as
+the code of TAKD and others does through torch's default: the same weight is then C times weaker.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig
+from kdscale.errors import ShapeError
+from kdscale.nn.precision import at_least_fp32
+
+__all__ = ["SoftTargets"]
+
+
+class SoftTargets(Loss):
+    """Match the teacher's class distribution, both softened by `temperature`."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        temperature: float = Field(4.0, gt=0)
+        reduction: Literal["batchmean", "elementmean"] = "batchmean"
+        form: Literal["kl", "ce"] = "kl"
+        temper_student: bool = Field(True, description="false: only the teacher is softened, without temperature²")
+
+    config: Config
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:  # noqa: ARG002
+        """Return the divergence of each sample, in nats. Raises: ShapeError."""
+        if teacher is None or teacher.logits.shape != student.logits.shape:
+            raise ShapeError(_mismatch(student, teacher))
+        own = self.config.temperature if self.config.temper_student else 1.0
+        values = soft_targets(student.logits, teacher.logits, own, self.config.temperature, self.config.form)
+        return values / self.shapes.classes if self.config.reduction == "elementmean" else values
+
+
+def soft_targets(
+    student: Float[Tensor, "B C"],
+    teacher: Float[Tensor, "B C"],
+    student_t: float,
+    teacher_t: float,
+    form: Literal["kl", "ce"] = "kl",
+) -> Float[Tensor, "B"]:
+    """Compute t² · KL(softmax(teacher / t) ‖ softmax(student / t)), or the cross-entropy instead of KL, in nats.
+
+    t² undoes the 1/t² by which softening shrinks the gradient (section 2), hence the student's own temperature.
+    """
+    log_p = (at_least_fp32(teacher.detach()) / teacher_t).log_softmax(dim=1)
+    log_q = (at_least_fp32(student) / student_t).log_softmax(dim=1)
+    gap = log_p - log_q if form == "kl" else -log_q
+    return student_t**2 * (log_p.exp() * gap).sum(dim=1)
+
+
+def _mismatch(student: Outputs, teacher: Outputs | None) -> str:
+    if teacher is None:
+        return "kd: this term has no teacher to listen to; name one: {name: kd, teacher: STAGE}"
+    return (
+        f"kd: the teacher's logits are {list(teacher.logits.shape)}, the student's {list(student.logits.shape)}; "
+        "both networks must tell the same classes apart"
+    )

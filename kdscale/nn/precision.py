@@ -1,0 +1,17 @@
+"""Precision of what is summed into a loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["at_least_fp32"]
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Widen half-precision tensors to float32; float32 and float64 stay as they are.
+
+    A softmax over many classes loses its tail in bf16, and squares overflow in fp16: so every loss
+    widens what a network under autocast hands to it, before its first operation.
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
