@@ -108,7 +108,8 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         old = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: change(v) for k, v in old.items() if isinstance(v, Tensor)})
+        new: dict[str, Any] = {k: change(v) for k, v in old.items() if isinstance(v, Tensor)}
+        return replace(self, **new)
 
 
 # --------------------------------------------------------------------------- networks
@@ -204,11 +205,11 @@ class Modifier(nn.Module):
         self.config = config
         self.shapes = shapes
 
-    def before(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None]:  # noqa: ARG002
+    def before(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None]:
         """Change what the loss sees; the default changes nothing."""
         return student, teacher
 
-    def after(self, values: Float[Tensor, "B"], batch: Batch) -> Float[Tensor, "B"]:  # noqa: ARG002
+    def after(self, values: Float[Tensor, "B"], batch: Batch) -> Float[Tensor, "B"]:
         """Weigh or mask the values per sample; the default changes nothing."""
         return values
 

@@ -105,17 +105,17 @@ class SumAcrossRanks(torch.autograd.Function):
     """Sum over ranks whose backward sums the gradients over ranks (its exact adjoint)."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         return sum_(tensor.clone())
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return sum_(grads[0].clone())
 
 
 def sum_with_gradient(tensor: Tensor) -> Tensor:
     """Add `tensor` over all ranks; differentiable."""
-    return SumAcrossRanks.apply(tensor) if world() > 1 else tensor  # type: ignore[no-any-return,no-untyped-call]
+    return SumAcrossRanks.apply(tensor) if world() > 1 else tensor  # type: ignore[no-untyped-call]
 
 
 def _joined() -> bool:

@@ -32,7 +32,7 @@ class CrossEntropy(Loss):
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"logits", "labels"})
     needs_teacher: ClassVar[bool] = False
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:  # noqa: ARG002
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the cross-entropy of each sample, in nats."""
         smoothing = self.config.label_smoothing
         values = cross_entropy(student.logits, batch.labels, smoothing)

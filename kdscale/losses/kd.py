@@ -35,13 +35,13 @@ class SoftTargets(Loss):
 
     config: Config
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:  # noqa: ARG002
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the divergence of each sample, in nats. Raises: ShapeError."""
         if teacher is None or teacher.logits.shape != student.logits.shape:
             raise ShapeError(_mismatch(student, teacher))
         own = self.config.temperature if self.config.temper_student else 1.0
         values = soft_targets(student.logits, teacher.logits, own, self.config.temperature, self.config.form)
-        return values / self.shapes.classes if self.config.reduction == "elementmean" else values
+        return values / student.logits.shape[1] if self.config.reduction == "elementmean" else values
 
 
 def soft_targets(
