@@ -1,0 +1,196 @@
+"""Checkpoints that are whole or absent, and verified before they are believed.
+
+    checkpoints/step_00001234/   the engine's files, loop.json, manifest.json (size and hash of each file)
+
+All ranks call `save` and `load` together: each may write files of its own, and all learn of one rank's
+failure. A damaged checkpoint is put aside, loudly, and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from kdscale import atomic, ranks
+from kdscale.errors import CheckpointError, CheckpointMismatch
+
+__all__ = ["DISK_FULL", "Writer", "file_hash", "load", "newest", "save"]
+
+Writer = Callable[[Path], None]
+log = logging.getLogger(__name__)
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_MANIFEST = "manifest.json"
+
+
+def save(folder: Path, loop: dict[str, Any], write: Writer, *, keep: int, is_mine: Callable[[], bool]) -> Path:
+    """Write the checkpoint of `loop["step"]`; called by all ranks, at a step boundary.
+
+    Args:
+        folder: the stage's checkpoints folder.
+        loop: JSON-able state of the training loop; must hold `step` and `digest`.
+        write: writes the engine's state into the folder that it is given (every rank its own files).
+        keep: how many checkpoints to keep, this one included.
+        is_mine: whether this attempt still owns the stage; asked right before the commit.
+
+    Raises:
+        CheckpointError: the disk stayed full after older checkpoints were given up (the newest stays whole),
+            or another attempt took the stage over.
+    """
+    target = folder / f"step_{loop['step']:08d}"
+    problem = _attempt(target, loop, write, is_mine)
+    if problem is not None and problem.errno in DISK_FULL:
+        log.warning("no space for %s: giving up older checkpoints of this stage", target)
+        if ranks.rank() == 0:
+            _retire(folder, keep=1)
+        problem = _attempt(target, loop, write, is_mine)
+    if problem is not None:
+        older = newest(folder)
+        raise CheckpointError(
+            f"cannot write {target}: {problem}. "
+            + (f"{older} is whole and will be resumed from" if older else "There is no earlier checkpoint")
+            + "; free some space (launch/runs.py du, launch/runs.py gc) and give the same command again"
+        ) from problem
+    if ranks.rank() == 0:
+        _retire(folder, keep)
+    return target
+
+
+def load(folder: Path, digest: str, read: Writer) -> dict[str, Any] | None:
+    """Read the newest checkpoint that is whole; called by all ranks.
+
+    Returns:
+        The loop's state, or None when there is no usable checkpoint.
+
+    Raises:
+        CheckpointMismatch: the checkpoint belongs to another stage.
+    """
+    path = ranks.broadcast_object(_newest_whole(folder) if ranks.rank() == 0 else None)
+    if path is None:
+        return None
+    loop: dict[str, Any] = json.loads((path / "loop.json").read_text())
+    if loop["digest"] != digest:
+        raise CheckpointMismatch(f"{path} belongs to stage {loop['digest'][:12]}, not to {digest[:12]}; remove it")
+    read(path)
+    return loop
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest committed checkpoint, unverified."""
+    return next(iter(_committed(folder)), None)
+
+
+def file_hash(path: Path) -> str:
+    """128-bit xxHash of a file's bytes, in hexadecimal."""
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _attempt(target: Path, loop: dict[str, Any], write: Writer, is_mine: Callable[[], bool]) -> OSError | None:
+    """Write once; every rank returns the same verdict."""
+    side = target.with_name(f".{target.name}.tmp")
+    problem = _on_rank0(lambda: _fresh(side))
+    problem = problem or _on_every_rank(lambda: write(side))
+    problem = problem or _on_rank0(lambda: _commit(side, target, loop, is_mine))
+    if problem is not None and ranks.rank() == 0:
+        shutil.rmtree(side, ignore_errors=True)
+    return problem
+
+
+def _commit(side: Path, target: Path, loop: dict[str, Any], is_mine: Callable[[], bool]) -> None:
+    (side / "loop.json").write_text(json.dumps(loop))
+    files = {p.name: {"bytes": p.stat().st_size, "xxh3_128": file_hash(p)} for p in sorted(side.iterdir())}
+    (side / _MANIFEST).write_text(json.dumps({"schema": 1, "step": loop["step"], "files": files}))
+    for path in side.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    atomic.sync_folder(side)
+    if not is_mine():
+        raise CheckpointError(f"another attempt has taken this stage over; {target.name} is not written")
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(side, target)
+    atomic.sync_folder(target.parent)
+
+
+def _fresh(side: Path) -> None:
+    shutil.rmtree(side, ignore_errors=True)
+    side.mkdir(parents=True)
+
+
+def _on_rank0(act: Callable[[], None]) -> OSError | None:
+    return _shared(_try(act) if ranks.rank() == 0 else None)
+
+
+def _on_every_rank(act: Callable[[], None]) -> OSError | None:
+    return _shared(_try(act))
+
+
+def _try(act: Callable[[], None]) -> Exception | None:
+    try:
+        act()
+    except Exception as error:  # carried to all ranks, which raise it together
+        return _disk_error(error)
+    return None
+
+
+def _disk_error(error: Exception) -> Exception:
+    """The OSError behind a library's own exception: safetensors hides a full disk in its text."""
+    if not isinstance(error, OSError) and ("os error 28" in str(error) or "No space left" in str(error)):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return error
+
+
+def _shared(problem: Exception | None) -> OSError | None:
+    """The first rank's problem, known to all; anything but an OSError is raised everywhere."""
+    found = next((p for p in ranks.gather_objects(problem) if p is not None), None)
+    if found is not None and not isinstance(found, OSError):
+        raise found
+    return found
+
+
+def _committed(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.glob("step_*") if (p / _MANIFEST).is_file()), reverse=True)
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    for path in _committed(folder):
+        damage = _damage(path)
+        if damage is None:
+            return path
+        aside = path.with_name(f"damaged_{path.name}")
+        log.warning("CHECKPOINT DAMAGED: %s (%s); put aside as %s, falling back", path, damage, aside.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+    return None
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        files = json.loads((path / _MANIFEST).read_text())["files"]
+    except (ValueError, KeyError, OSError) as error:
+        return f"its manifest cannot be read: {error}"
+    for name, entry in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != entry["bytes"] or file_hash(file) != entry["xxh3_128"]:
+            return f"{name} does not match its hash"
+    return None
+
+
+def _retire(folder: Path, keep: int) -> None:
+    for path in _committed(folder)[keep:]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,49 @@
+"""Weights that change over training, as pure functions of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kdscale.errors import ConfigError
+
+__all__ = ["SCHEDULES", "weight_schedule"]
+
+
+def weight_schedule(weight: float | str | dict[str, Any], total_steps: int) -> Callable[[int], float]:
+    """Return the weight at each step.
+
+    Args:
+        weight: a number, or one schedule by name, such as {linear: [4, 1]}.
+        total_steps: steps of the stage.
+
+    Raises:
+        ConfigError: the schedule is unknown, or its arguments do not fit.
+    """
+    if not isinstance(weight, dict):
+        value = float(weight)
+        return lambda step: value
+    if len(weight) != 1 or next(iter(weight)) not in SCHEDULES:
+        raise ConfigError(f"weight {weight} is not a schedule; known: {', '.join(SCHEDULES)}")
+    [(name, arguments)] = weight.items()
+    try:
+        return SCHEDULES[name](arguments, total_steps)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"weight {{{name}: {arguments}}} does not fit: {error}") from error
+
+
+def _linear(arguments: Any, total_steps: int) -> Callable[[int], float]:
+    """[first, last]: a straight line from the first step to the last."""
+    first, last = (float(x) for x in arguments)
+    span = max(1, total_steps - 1)
+    return lambda step: first + (last - first) * min(step, span) / span
+
+
+def _periodic(arguments: Any, total_steps: int) -> Callable[[int], float]:
+    """[first, last, periods]: the straight line, restarted so many times."""
+    first, last, periods = (float(x) for x in arguments)
+    span = total_steps / periods
+    return lambda step: first + (last - first) * (step % span) / span
+
+
+SCHEDULES: dict[str, Callable[[Any, int], Callable[[int], float]]] = {"linear": _linear, "periodic": _periodic}

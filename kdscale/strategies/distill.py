@@ -1,0 +1,57 @@
+"""The usual strategy: one student, its terms, in one or several passes over each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdscale.api import Batch, Losses, Outputs, Strategy, Taught, Term
+
+__all__ = ["Distill"]
+
+
+class Distill(Strategy):
+    """Adds up weighted terms between the student and its teachers.
+
+    Everything that trains is a child of this module: the student, and the trainable parts of terms and
+    modifiers, under `terms.<id>` and `modifiers.<id>`.
+    """
+
+    def __init__(self, student: nn.Module, passes: Mapping[str, Sequence[Term]]) -> None:
+        super().__init__()
+        self.student = student
+        self.passes = tuple(passes)
+        self._terms = {name: tuple(terms) for name, terms in passes.items()}
+        every = [term for terms in passes.values() for term in terms]
+        self.terms = nn.ModuleDict({term.id: term.loss for term in every})
+        self.modifiers = nn.ModuleDict({t.id: nn.ModuleList(t.modifiers) for t in every if t.modifiers})
+
+    def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
+        """Run the student once and weigh the terms of one pass."""
+        answered: Outputs = self.student(batch.images)
+        total = torch.zeros((), device=answered.logits.device)
+        values: dict[str, Tensor] = {}
+        for term in self._terms[pass_]:
+            value = _value(term, answered, taught, batch)
+            values[term.id] = value.detach()
+            total = total + term.weight(batch.step) * value
+        return Losses(total, values)
+
+
+def _value(term: Term, answered: Outputs, taught: Taught, batch: Batch) -> Tensor:
+    """One term's mean over this rank's batch, in fp32."""
+    student = Outputs(answered.logits, [answered.features[i] for i in term.student_taps])
+    teacher = _selected(taught[term.teacher], term.teacher_taps) if term.teacher is not None else None
+    with torch.autocast(answered.logits.device.type, enabled=False):
+        for modifier in term.modifiers:
+            student, teacher = modifier.before(student, teacher, batch)
+        value: Tensor = term.loss(student, teacher, batch)
+        for modifier in term.modifiers:
+            value = modifier.after(value, batch)
+    return value.mean() if value.dim() else value
+
+
+def _selected(teacher: Outputs, taps: Sequence[int]) -> Outputs:
+    return Outputs(teacher.logits, [teacher.features[i] for i in taps])

@@ -1,0 +1,177 @@
+"""Figures of a network on held-out rows: accuracy, calibration, fidelity to its teachers, latency.
+
+Every figure is a sum over samples that is added up over ranks, so it does not depend on how many there
+are; each sample is seen exactly once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdscale import ranks
+from kdscale.api import Batch, Outputs, Teacher
+from kdscale.engines.ddp import AUTOCAST
+
+__all__ = ["Evaluator", "Figures", "latency_ms"]
+
+ECE_BINS = 15
+"""Equal-width confidence bins. Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Results over one split; accuracies and agreements in [0, 1], losses in nats."""
+
+    samples: int
+    top1: float
+    top5: float
+    nll: float
+    ece: float
+    per_class: list[float]
+    agreement: dict[str, float] = field(default_factory=dict)
+    """Share of samples on which student and teacher name the same class."""
+    kl: dict[str, float] = field(default_factory=dict)
+    """Mean KL(teacher ‖ student) at temperature 1."""
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """Flat metrics under the split's name; fidelity is that to the first teacher."""
+        flat = {"top1": self.top1, "top5": self.top5, "nll": self.nll, "ece": self.ece}
+        for name, values in (("agreement", self.agreement), ("kl", self.kl)):
+            if values:
+                flat[name] = next(iter(values.values()))
+        return {f"{split}/{name}": value for name, value in flat.items()}
+
+
+class Evaluator:
+    """Evaluates one network again and again on the same rows.
+
+    Held-out views never change, so each teacher answers them once; its answers stay in host memory.
+
+    Args:
+        loader: yields this rank's share of the split, each sample once over all ranks.
+        teachers: whom agreement is measured with.
+        classes: number of classes.
+        device: where the network is.
+        samples: rows of the split, over all ranks.
+    """
+
+    def __init__(
+        self, loader: Iterable[Batch], teachers: Sequence[Teacher], classes: int, device: torch.device, samples: int
+    ) -> None:
+        self._loader = loader
+        self._teachers = teachers
+        self._classes = classes
+        self._device = device
+        self._answers: list[dict[str, Tensor]] = []
+        self._samples = samples
+
+    def __call__(
+        self, network: nn.Module, *, precision: str = "fp32", interrupted: Callable[[int], bool] | None = None
+    ) -> Figures | None:
+        """Evaluate; called by all ranks.
+
+        Args:
+            network: answers a batch's images with Outputs; put into eval mode, and back.
+            precision: bf16 and fp16 run under autocast.
+            interrupted: polled after each batch that every rank has; True ends the evaluation.
+
+        Returns:
+            The figures over all ranks, or None when interrupted.
+        """
+        dtype = AUTOCAST.get(precision)
+        sums = _Sums(self._classes, [t.name for t in self._teachers], self._device)
+        training = network.training
+        network.eval()
+        try:
+            with torch.no_grad():
+                for index, batch in enumerate(self._loader):
+                    moved = batch.to(self._device)
+                    cast = torch.autocast(self._device.type, dtype=dtype) if dtype else nullcontext()
+                    with cast:
+                        answered: Outputs = network(moved.images)
+                    sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
+                    shared = self._samples // ranks.world() // max(1, len(batch.rows))
+                    if interrupted is not None and index < shared and interrupted(index):
+                        return None
+        finally:
+            network.train(training)
+        return sums.figures()
+
+    def _taught(self, index: int, batch: Batch) -> dict[str, Tensor]:
+        if index == len(self._answers):
+            self._answers.append({t.name: t(batch).logits.float().cpu() for t in self._teachers})
+        return {name: logits.to(self._device) for name, logits in self._answers[index].items()}
+
+
+class _Sums:
+    """Sums over samples, on the device, in float64 so that their order hardly matters."""
+
+    def __init__(self, classes: int, teachers: Sequence[str], device: torch.device) -> None:
+        self._teachers = list(teachers)
+        self._classes = classes
+        self._scalars = torch.zeros(4 + 2 * len(self._teachers), dtype=torch.float64, device=device)
+        self._bins = torch.zeros(3, ECE_BINS, dtype=torch.float64, device=device)
+        self._by_class = torch.zeros(2, classes, dtype=torch.float64, device=device)
+
+    def add(
+        self, logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"], taught: Mapping[str, Float[Tensor, "B C"]]
+    ) -> None:
+        log_q = logits.log_softmax(dim=1)
+        confidence, guess = log_q.exp().max(dim=1)
+        right = (guess == labels).double()
+        within5 = (logits.topk(min(5, self._classes), dim=1).indices == labels[:, None]).any(dim=1)
+        nll = F.nll_loss(log_q, labels, reduction="sum")
+        scalars = [torch.tensor(float(len(labels)), device=logits.device), right.sum(), within5.sum(), nll]
+        for name in self._teachers:
+            log_p = taught[name].log_softmax(dim=1)
+            scalars += [(log_p.argmax(dim=1) == guess).sum(), (log_p.exp() * (log_p - log_q)).sum()]
+        self._scalars += torch.stack([value.double() for value in scalars])
+        bins = (confidence * ECE_BINS).long().clamp(0, ECE_BINS - 1)
+        for row, values in enumerate((torch.ones_like(right), confidence.double(), right)):
+            self._bins[row].index_add_(0, bins, values)
+        self._by_class[0].index_add_(0, labels, torch.ones_like(right))
+        self._by_class[1].index_add_(0, labels, right)
+
+    def figures(self) -> Figures:
+        for tensor in (self._scalars, self._bins, self._by_class):
+            ranks.sum_(tensor)
+        count, right, within5, nll, *pairs = self._scalars.tolist()
+        count = max(1.0, count)
+        gap = (self._bins[1] - self._bins[2]).abs().sum().item() / count
+        totals, hits = self._by_class.tolist()
+        return Figures(
+            samples=int(count),
+            top1=right / count,
+            top5=within5 / count,
+            nll=nll / count,
+            ece=gap,
+            per_class=[hit / total if total else float("nan") for hit, total in zip(hits, totals, strict=True)],
+            agreement={name: pairs[2 * i] / count for i, name in enumerate(self._teachers)},
+            kl={name: pairs[2 * i + 1] / count for i, name in enumerate(self._teachers)},
+        )
+
+
+@torch.no_grad()
+def latency_ms(network: nn.Module, images: Tensor, runs: int = 50) -> tuple[float, float]:
+    """Median and 95th percentile of answering one image in fp32, in milliseconds, as the process runs now."""
+    device = images.device
+    training = network.training
+    network.eval()
+    times: list[float] = []
+    for _ in range(runs + 10):
+        begun = time.perf_counter()
+        network(images[:1])
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append((time.perf_counter() - begun) * 1e3)
+    network.train(training)
+    ordered = sorted(times[10:])
+    return ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]

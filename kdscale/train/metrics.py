@@ -1,0 +1,114 @@
+"""Running means of the losses, kept on the device and read by the host only when something is logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdscale import ranks
+from kdscale.api import Losses
+from kdscale.errors import NonFiniteLoss
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Adds up each pass's total and terms; one all-reduce and one host read a logging interval.
+
+    Args:
+        terms: names of the terms, over all passes.
+        device: where the losses are.
+    """
+
+    def __init__(self, terms: Sequence[str], device: torch.device) -> None:
+        self._names = ("loss", *terms)
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
+        self._first_bad = torch.full((len(self._names),), -1, dtype=torch.int64, device=device)
+        self._steps = 0
+        self._seconds: dict[str, float] = {}
+
+    def add(self, losses: Mapping[str, Losses], step: int) -> None:
+        """Take in one step's losses without waiting for the device."""
+        total = torch.stack([part.total.detach() for part in losses.values()]).sum()
+        by_term = {name: value for part in losses.values() for name, value in part.terms.items()}
+        values = torch.stack([total, *(by_term[name] for name in self._names[1:])]).double()
+        self._sums += values
+        fresh_and_bad = (self._first_bad < 0) & ~torch.isfinite(values)
+        self._first_bad.masked_fill_(fresh_and_bad, step)
+        self._steps += 1
+
+    def spend(self, what: str, seconds: float) -> None:
+        """Add host seconds under a name such as `data`."""
+        self._seconds[what] = self._seconds.get(what, 0.0) + seconds
+
+    def check(self) -> None:
+        """Raise NonFiniteLoss on every rank when a term of any rank was nan or inf; called by all ranks."""
+        if not all(map(math.isfinite, ranks.sum_(self._sums.clone()).tolist())):
+            self._raise()
+
+    def read(self) -> dict[str, float]:
+        """Means since the last read, over all ranks, and this rank's seconds a step; then start anew.
+
+        Raises:
+            NonFiniteLoss: names term, step and rank.
+        """
+        means = (ranks.mean_(self._sums.clone()) / max(1, self._steps)).tolist()
+        if not all(map(math.isfinite, means)):
+            self._raise()
+        metrics = {"train/loss": means[0]}
+        metrics |= {f"train/term/{name}": mean for name, mean in zip(self._names[1:], means[1:], strict=True)}
+        metrics |= {f"time/{what}_s": spent / max(1, self._steps) for what, spent in self._seconds.items()}
+        self._sums.zero_()
+        self._steps = 0
+        self._seconds.clear()
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """All ranks' sums for a checkpoint; called by all ranks."""
+        mine = {"sums": self._sums.tolist(), "steps": self._steps, "seconds": dict(self._seconds)}
+        return {"ranks": ranks.gather_objects(mine)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint's sums; at another world size rank 0 takes them all."""
+        saved = state["ranks"]
+        if len(saved) == ranks.world():
+            mine, share = [saved[ranks.rank()]], 1.0
+        else:
+            mine, share = saved, 1.0 / len(saved)
+        sums = torch.tensor([part["sums"] for part in mine], dtype=torch.float64).sum(0) * share
+        self._sums.copy_(sums.to(self._sums.device))
+        self._steps = mine[0]["steps"]
+        self._seconds = dict(mine[0]["seconds"])
+
+    def _raise(self) -> None:
+        found = ranks.gather_objects(self._first_bad.tolist())
+        bad = [(step, rank, name) for rank, row in enumerate(found) for step, name in zip(row, self._names, strict=True)]
+        known = sorted(entry for entry in bad if entry[0] >= 0 and entry[2] != "loss") or [(-1, -1, "loss")]
+        step, rank, name = known[0]
+        raise NonFiniteLoss(
+            f"term {name} became nan or inf at step {step} on rank {rank}. "
+            "Lower train.lr, set train.grad_clip or warmup_epochs, or train with precision fp32; "
+            "the last checkpoint is from before it"
+        )
+
+
+def one(losses: Sequence[Mapping[str, Losses]]) -> dict[str, Losses]:
+    """Average the losses of equal micro-batches into those of their step."""
+    first = losses[0]
+    if len(losses) == 1:
+        return dict(first)
+    return {
+        name: Losses(
+            _mean([part[name].total.detach() for part in losses]),
+            {term: _mean([part[name].terms[term] for part in losses]) for term in first[name].terms},
+        )
+        for name in first
+    }
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean(0)

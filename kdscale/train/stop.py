@@ -1,0 +1,51 @@
+"""Asking a stage to stop, and all its ranks agreeing on the step at which it does."""
+
+from __future__ import annotations
+
+import torch
+
+from kdscale import ranks
+
+__all__ = ["AGREE_EVERY_STEPS", "Stop"]
+
+AGREE_EVERY_STEPS = 4
+"""Ranks compare notes this often: a tiny all-reduce on the host, far below a step's own time."""
+
+
+class Stop:
+    """A flag that a signal handler raises and the training loop polls at step boundaries.
+
+    A handler does nothing but raise it: no file is written and no collective runs inside a signal.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._asked = False
+
+    def ask(self, reason: str) -> None:
+        """Ask for a stop at the next boundary on which the ranks agree."""
+        self.reason = self.reason or reason
+        self._asked = True
+
+    def agreed(self, step: int) -> bool:
+        """Whether all ranks stop after `step`; called by all ranks at the same steps."""
+        if ranks.world() == 1:
+            return self._asked
+        if step % AGREE_EVERY_STEPS:
+            return False
+        return bool(ranks.max_(torch.tensor(int(self._asked))).item())
+
+
+class StopAfter(Stop):
+    """Stops by itself after a number of steps of this attempt: for smoke runs."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    def agreed(self, step: int) -> bool:
+        """Count the step; every rank counts the same."""
+        self._left -= 1
+        if self._left <= 0:
+            self.reason = "the smoke run stops here, to be resumed"
+        return self._left <= 0 or super().agreed(step)
