@@ -1,0 +1,46 @@
+# `make help` lists the targets. VENV, PYTHON and REQUIRE are explained in install.sh.
+SHELL := bash
+VENV ?= .venv
+export VENV
+
+PYTHON_IN := $(VENV)/bin/python
+PYTEST := $(PYTHON_IN) -m pytest
+# One thread a process: with two cores, more threads than processes only wait for each other.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo lint types test test-long bench readme
+
+help:  ## say what each target does
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1#/p' Makefile | column -t -s '#'
+
+setup:  ## make .venv with what the main job needs (a second call installs nothing)
+	@./install.sh
+
+setup-test:  ## add the development tools
+	@./install.sh dev vision digits
+
+demo: setup  ## teacher -> assistant -> student on Fashion-MNIST, tracked in MLflow
+	$(PYTHON_IN) launch/sweep.py configs/quickstart.yaml
+
+lint: setup-test  ## format, lint and import layers
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
+
+types: setup-test  ## mypy, strict
+	$(VENV)/bin/mypy
+
+test: lint types  ## everything that CI runs
+	$(PYTEST)
+	$(PYTEST) tests/distributed
+	$(PYTEST) tests/e2e
+
+test-long: setup-test  ## the full fault matrices
+	KDSCALE_LONG=1 $(PYTEST) tests/unit tests/distributed tests/e2e
+
+bench: setup-test  ## ratios to bare loops, written to benchmarks/results
+	$(PYTHON_IN) -m benchmarks.run
+
+readme: setup-test  ## rewrite README's table of methods
+	$(PYTHON_IN) docs/method_table.py --write

@@ -1,0 +1,44 @@
+"""Options and markers for the whole suite. Imports nothing of kdscale: its import hook checks shapes and types."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKER_OF_FOLDER = {"parity": "parity", "distributed": "dist", "e2e": "e2e", "slurm": "slurm"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        type=Path,
+        default=ROOT / "tests" / "golden",
+        metavar="DIR",
+        help="folder of golden vectors, <method>_<set>.npz (default: tests/golden)",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for folder, marker in MARKER_OF_FOLDER.items():
+            if ROOT / "tests" / folder in item.path.parents:
+                item.add_marker(marker)
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the user's runs, configs and data, and runs away from each other."""
+    for name in [n for n in os.environ if n.startswith(("KDSCALE_", "MLFLOW_"))]:
+        if name not in {"KDSCALE_LONG", "KDSCALE_DATA"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("KDSCALE_RUNS", str(tmp_path_factory.mktemp("runs")))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
