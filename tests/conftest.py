@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER_OF_FOLDER = {"parity": "parity", "distributed": "dist", "e2e": "e2e", "slurm": "slurm"}
+COUNTER = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,9 +38,10 @@ def root() -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep tests away from the user's runs, configs and data, and runs away from each other."""
+    """Keep tests away from the user's runs, configs and settings, and away from each other's."""
     for name in [n for n in os.environ if n.startswith(("KDSCALE_", "MLFLOW_"))]:
         if name not in {"KDSCALE_LONG", "KDSCALE_DATA"}:
             monkeypatch.delenv(name)
-    monkeypatch.setenv("KDSCALE_RUNS", str(tmp_path_factory.mktemp("runs")))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    place = tmp_path_factory.getbasetemp() / f"place-{next(COUNTER)}"
+    monkeypatch.setenv("KDSCALE_RUNS", str(place / "runs"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(place / "config"))
