@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ class DatasetInfo:
     class_names: tuple[str, ...]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Read-only samples in row order: `source[row]` is (uint8 image (H, W, K), label)."""
 
@@ -68,6 +69,7 @@ class Source(Protocol):
     def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], int]: ...
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """A plug-in of datasets/: finds, checks and reads one data set."""
 
@@ -135,6 +137,7 @@ class Shapes:
     """Whether the teacher's taps lie behind a ReLU (decides a regressor's last layer)."""
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Answers a batch; a plain object and no module, so nothing can train, save or shard it."""
 
@@ -255,6 +258,7 @@ class Strategy(nn.Module):
 # --------------------------------------------------------------------------- engine, tracker
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs a strategy on this stage's ranks; equal global loss gives equal updates on every engine."""
 
@@ -287,6 +291,7 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Takes metrics of one stage without ever blocking or failing training."""
 

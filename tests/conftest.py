@@ -6,7 +6,15 @@ import itertools
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No test may depend on the machine's speed, nor fail for one run in a hundred: `make test-long` draws afresh.
+LONG = bool(os.environ.get("KDSCALE_LONG"))
+hypothesis.settings.register_profile(
+    "suite", deadline=None, derandomize=not LONG, max_examples=200 if LONG else 30, database=None
+)
+hypothesis.settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER_OF_FOLDER = {"parity": "parity", "distributed": "dist", "e2e": "e2e", "slurm": "slurm"}

@@ -1,0 +1,125 @@
+"""How each method's golden vectors map to kdscale's losses: one declarative entry a method.
+
+An entry depends on the method and its hyper-parameters only, never on a file or case. `outs` says for each expected
+output what computes it: a weighted sum of losses (`terms`), each with the options that `options` derives from the
+hyper-parameters, or any function of the case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdscale import plugins
+from kdscale.api import Batch, Loss, Outputs, Shapes
+
+Hyper = Mapping[str, Any]
+
+
+@dataclass
+class Case:
+    """One case of a golden file, as tensors of one dtype."""
+
+    hp: Hyper
+    inputs: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    weight_names: Mapping[str, str]
+
+    @property
+    def student(self) -> Outputs:
+        return self._outputs("s")
+
+    @property
+    def teacher(self) -> Outputs:
+        return self._outputs("t")
+
+    @property
+    def batch(self) -> Batch:
+        size = len(next(iter(self.inputs.values())))
+        labels = self.inputs.get("y", torch.zeros(size, dtype=torch.int64))
+        return Batch(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(size), view=0)
+
+    def value(self, name: str, options: Mapping[str, Any]) -> Tensor:
+        """The mean over the batch of one loss, with the file's weights in its own parts."""
+        loss = self._loss(name, options)
+        teacher = self.teacher if loss.needs_teacher else None
+        return torch.func.functional_call(loss, self._parts(loss), (self.student, teacher, self.batch)).mean()
+
+    def _loss(self, name: str, options: Mapping[str, Any]) -> Loss:
+        plugin = plugins.load("losses", name)
+        student, teacher = self.student, self.teacher
+        shapes = Shapes(
+            classes=student.logits.shape[1],
+            student=[tuple(f.shape[1:]) for f in student.features],
+            teacher=[tuple(f.shape[1:]) for f in teacher.features],
+        )
+        loss: Loss = plugin(plugin.Config(**options), shapes)
+        return loss.to(next(iter(self.inputs.values())).dtype).train()
+
+    def _parts(self, loss: Loss) -> dict[str, Tensor]:
+        mine = dict(loss.named_parameters())
+        return {own: self.weights[theirs] for theirs, own in self.weight_names.items() if own in mine}
+
+    def _outputs(self, side: str) -> Outputs:
+        """`z_s` are logits; `f_s`, or `f_s.0`, `f_s.1` ... from shallow to deep, are features."""
+        names = sorted((n for n in self.inputs if n.split(".")[0] == f"f_{side}"), key=lambda n: (len(n), n))
+        features = [self.inputs[n] for n in names]
+        nothing = torch.zeros(len(next(iter(self.inputs.values()))), 1)
+        return Outputs(self.inputs.get(f"z_{side}", nothing), features)
+
+
+Out = Callable[[Case], Tensor]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one method is computed here."""
+
+    outs: Mapping[str, Out]
+    weight_names: Mapping[str, str] = field(default_factory=dict)
+    """The file's name of a trainable part -> the loss's own."""
+
+
+def terms(*summands: tuple[float | str, str, Callable[[Hyper], dict[str, Any]]]) -> Out:
+    """A weighted sum of losses: (weight or the name of the hyper-parameter that holds it, loss, its options)."""
+
+    def out(case: Case) -> Tensor:
+        values = [
+            (float(case.hp[weight]) if isinstance(weight, str) else weight) * case.value(name, options(case.hp))
+            for weight, name, options in summands
+        ]
+        return torch.stack(values).sum()
+
+    return out
+
+
+# --------------------------------------------------------------------------- methods
+
+
+def _ce(hp: Hyper) -> dict[str, Any]:
+    return {}
+
+
+def _kd(hp: Hyper) -> dict[str, Any]:
+    return {"temperature": hp["T"], "reduction": "batchmean"}
+
+
+def _kd_as_cross_entropy(hp: Hyper) -> dict[str, Any]:
+    return {**_kd(hp), "form": "ce"}
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "kd": Adapter(
+        outs={
+            "loss_kd": terms((1.0, "kd", _kd)),
+            "loss_ce": terms((1.0, "ce", _ce)),
+            "loss_total": terms(("ce_weight", "ce", _ce), ("kd_weight", "kd", _kd)),
+            "loss_soft_ce_T2": terms((1.0, "kd", _kd_as_cross_entropy)),
+            "loss_seed_half": terms((0.5, "ce", _ce), (0.5, "kd", _kd_as_cross_entropy)),
+        }
+    ),
+}
