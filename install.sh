@@ -120,14 +120,16 @@ explain_missing() {
 
 make_venv() {
     [[ -x $VENV/bin/python ]] && return
-    local site=()
+    "$PYTHON" -m venv "$VENV" || fail "$PYTHON cannot make a venv; on Debian and Ubuntu: sudo apt-get install python3-venv"
     if torch_fits "$PYTHON"; then
         say "using torch $(version_of torch "$PYTHON") of $PYTHON"
-        site=(--system-site-packages)
+        folder_of torch "$PYTHON" >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth"
     fi
-    "$PYTHON" -m venv "${site[@]+"${site[@]}"}" "$VENV" ||
-        fail "$PYTHON cannot make a venv; on Debian and Ubuntu: sudo apt-get install python3-venv"
 }
+
+# Where a package lies. A path file reaches into conda environments, user installs and other venvs alike, which
+# --system-site-packages does not.
+folder_of() { "$2" -c 'import sys; from importlib import metadata; print(metadata.distribution(sys.argv[1]).locate_file(""))' "$1"; }
 
 pinned() { sed -n "s/^$1==\([^ ;]*\).*/\1/p" constraints.txt | head -n 1; }
 
