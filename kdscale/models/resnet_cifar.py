@@ -1,0 +1,185 @@
+"""Residual networks for small images: three stages of n blocks, depth 6n + 2.
+
+Source: He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2. Widths with a
+stem of its own (resnet8x4, resnet32x4) follow RepDistiller; bottleneck blocks at depth 6n + 2 follow the
+official code of ONE (its "resnet110").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ResNetCifar"]
+
+
+class ResNetCifar(nn.Module):
+    """Residual network of He et al. for CIFAR-sized images; any size works, by global pooling.
+
+    Args:
+        classes: logits.
+        channels: of the images, 1 or 3.
+        depth: 6n + 2, with n blocks in each of the three stages.
+        widths: channels of the three stages (the stem takes the first), or of stem and three stages.
+        shortcut: where shapes change, "A" subsamples and pads with zeros, "B" is a 1x1 convolution with BN.
+        block: "basic", or "bottleneck" (1x1, 3x3, 1x1 with four times the stage's width at its end).
+
+    Raises:
+        ValueError: the depth is not 6n + 2, or there are not three or four widths.
+    """
+
+    revision = 1
+    renames = (
+        # the names in RepDistiller's and in most other CIFAR networks
+        ("conv1.", "stem.0."),
+        ("bn1.", "stem.1."),
+        ("layer", "stage"),
+        ("fc.", "head."),
+        ("linear.", "head."),
+    )
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        channels: int = 3,
+        depth: int = 20,
+        widths: Sequence[int] = (16, 32, 64),
+        shortcut: Literal["A", "B"] = "B",
+        block: Literal["basic", "bottleneck"] = "basic",
+    ) -> None:
+        super().__init__()
+        blocks = _blocks_per_stage(depth)
+        stem, first, second, third = _four_widths(widths)
+        kind = _KINDS[_one_of("block", block, _KINDS)]
+        _one_of("shortcut", shortcut, ("A", "B"))
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
+        )
+        grown = kind.expansion
+        self.stage1 = _stage(kind, stem, first, blocks, 1, shortcut)
+        self.stage2 = _stage(kind, first * grown, second, blocks, 2, shortcut)
+        self.stage3 = _stage(kind, second * grown, third, blocks, 2, shortcut)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        self.head = nn.Linear(third * grown, classes)
+        self.taps: dict[str, tuple[str, bool]] = {"stem": ("stem", True), "pooled": ("pool", True)}
+        for stage in ("stage1", "stage2", "stage3"):
+            self.taps[stage] = (stage, True)
+            self.taps[f"{stage}.pre"] = (f"{stage}.{blocks - 1}.sum", False)
+        _initialise(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, K, H, W) to logits (B, C)."""
+        x = self.stage3(self.stage2(self.stage1(self.stem(images))))
+        logits: Tensor = self.head(self.pool(x))
+        return logits
+
+
+class _Basic(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inward: int, width: int, stride: int, shortcut: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inward, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(inward, width, stride, shortcut)
+        self.sum = nn.Identity()  # names the value before the last ReLU, for taps
+        self.last_relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        activated: Tensor = self.last_relu(self.sum(out + self.downsample(x)))
+        return activated
+
+
+class _Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up to four times the width."""
+
+    expansion = 4
+
+    def __init__(self, inward: int, width: int, stride: int, shortcut: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inward, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inward, width * self.expansion, stride, shortcut)
+        self.sum = nn.Identity()
+        self.last_relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        activated: Tensor = self.last_relu(self.sum(out + self.downsample(x)))
+        return activated
+
+
+class _ZeroPadded(nn.Module):
+    """Option A: subsample in space, pad the new channels with zeros; no parameters."""
+
+    def __init__(self, inward: int, outward: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.before = (outward - inward) // 2
+        self.after = outward - inward - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+
+_KINDS: dict[str, type[_Basic | _Bottleneck]] = {"basic": _Basic, "bottleneck": _Bottleneck}
+
+
+def _blocks_per_stage(depth: int) -> int:
+    if depth < 8 or (depth - 2) % 6:
+        near = max(8, 6 * round((depth - 2) / 6) + 2)
+        raise ValueError(f"depth must be 6n + 2 (8, 14, 20, 26, 32, 44, 56, 110 ...), not {depth}; nearest is {near}")
+    return (depth - 2) // 6
+
+
+def _four_widths(widths: Sequence[int]) -> Sequence[int]:
+    if len(widths) not in (3, 4):
+        raise ValueError(f"widths are those of three stages, or of stem and three stages; got {list(widths)}")
+    return [widths[0], *widths] if len(widths) == 3 else widths
+
+
+def _one_of(name: str, value: str, known: Sequence[str] | dict[str, type[_Basic | _Bottleneck]]) -> str:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value}")
+    return value
+
+
+def _stage(
+    kind: type[_Basic | _Bottleneck], inward: int, width: int, blocks: int, stride: int, shortcut: str
+) -> nn.Sequential:
+    grown = width * kind.expansion
+    rest = [kind(grown, width, 1, shortcut) for _ in range(blocks - 1)]
+    return nn.Sequential(kind(inward, width, stride, shortcut), *rest)
+
+
+def _shortcut(inward: int, outward: int, stride: int, shortcut: str) -> nn.Module:
+    if stride == 1 and inward == outward:
+        return nn.Identity()
+    if shortcut == "A":
+        return _ZeroPadded(inward, outward, stride)
+    return nn.Sequential(nn.Conv2d(inward, outward, 1, stride, bias=False), nn.BatchNorm2d(outward))
+
+
+def _initialise(model: nn.Module) -> None:
+    """N(0, sqrt(2 / (k k C_out))) for convolutions, as in He et al. and all four reference codes."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

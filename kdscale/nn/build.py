@@ -1,0 +1,152 @@
+"""From a config to a network: constructor arguments, initial weights, files, class order, input."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdscale.api import DatasetInfo
+from kdscale.config.schema import PluginsConfig, StudentConfig
+from kdscale.draws import seed_of
+from kdscale.errors import CheckpointMismatch, ConfigError, KDScaleError
+from kdscale.nn.class_order import class_map
+from kdscale.nn.foreign import Origin, check_arguments, origin_of
+from kdscale.nn.network import Network, NetworkInput
+from kdscale.nn.weights import fit_tensors, load_weights, read_tensors, tensors_hash
+
+__all__ = ["build_network"]
+
+log = logging.getLogger(__name__)
+
+
+def build_network(  # noqa: PLR0913
+    student: StudentConfig,
+    info: DatasetInfo,
+    size: int,
+    *,
+    taps: Sequence[str] = (),
+    seed: int = 0,
+    part: str = "student",
+    snapshot: Path | None = None,
+    device: str = "cpu",
+    plugins: PluginsConfig | None = None,
+) -> Network:
+    """Build the network that a config describes.
+
+    Its initial weights are a function of (seed, part) alone: they depend on no generator's state, change
+    none, and are the same whatever device the network goes to.
+
+    Args:
+        student: the model, its arguments, and its weights file, if any.
+        info: the data's classes, channels and statistics, for whatever the config leaves open.
+        size: pixels a side of the loader's images.
+        taps: features to read.
+        seed: of the stage.
+        part: whose weights they are; other parts draw independently.
+        snapshot: what a stage made of this network; taken instead of the config's file, which still decides
+            the input's defaults (a network keeps its input for life).
+        device: "meta" builds shapes only and reads no file, for planning.
+        plugins: whose code may be imported by dotted name.
+
+    Raises:
+        ConfigError: an argument is unknown or does not fit the model.
+        PluginError: there is no such model.
+        CheckpointError: the weights cannot be read or do not fit.
+        TapError: a tap does not exist.
+    """
+    origin = origin_of(student.model, plugins)
+    indices, logits = class_map(student, info.class_names, info.classes)
+    channels = _channels(student, origin, info)
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
+        # not torch.manual_seed: it would reseed every accelerator's generator as well
+        torch.default_generator.manual_seed(seed_of("init", seed, part))
+        model = _make(origin, student, logits, channels)
+        if device != "meta":
+            _load(model, student, snapshot)
+        seen = _input(student, origin, info, size, channels)
+        network = Network(model, seen, taps, own_taps=student.taps, class_map=indices)
+    return network.to(device)
+
+
+def _make(origin: Origin, student: StudentConfig, classes: int, channels: int) -> nn.Module:
+    arguments = student.arguments
+    classes_name = arguments.pop("classes_arg", origin.classes)
+    check_arguments(origin, student.model, arguments)
+    implied: dict[str, Any] = {classes_name: classes} if classes_name else {}
+    if origin.channels:
+        implied[origin.channels] = channels
+    try:
+        return origin.make(**{**implied, **arguments})
+    except KDScaleError:
+        raise
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        said = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        raise ConfigError(f"student: {student.model}({said}): {error}") from error
+
+
+def _load(model: nn.Module, student: StudentConfig, snapshot: Path | None) -> None:
+    if snapshot is not None:
+        load_weights(model, snapshot)
+        return
+    if student.weights is None:
+        return
+    tensors, notes = read_tensors(student.weights, student.weights_key)
+    if student.weights_hash not in (None, tensors_hash(tensors)):
+        raise CheckpointMismatch(
+            f"{student.weights} has changed since the sweep was planned (hash {student.weights_hash}); plan it again"
+        )
+    loaded = fit_tensors(model, tensors, strict=student.strict, source=str(student.weights))
+    for note in [*notes, *loaded.notes]:
+        log.info("%s: %s", student.weights, note)
+
+
+def _channels(student: StudentConfig, origin: Origin, info: DatasetInfo) -> int:
+    """Channels that the model wants: as configured, as it must, as its weights were made with, as the data has."""
+    if student.input.channels is not None:
+        wanted = int(student.input.channels)
+        if origin.fixed_channels not in (None, wanted):
+            raise ConfigError(f"student.input.channels: {student.model} takes {origin.fixed_channels} channels only")
+    else:
+        with_file = origin.pretrained if student.weights is not None else None
+        wanted = origin.fixed_channels or (len(with_file.mean) if with_file else info.channels)
+    if wanted != info.channels and {wanted, info.channels} != {1, 3}:
+        raise ConfigError(f"student.input: cannot turn {info.channels} channels into {wanted}")
+    return wanted
+
+
+def _input(student: StudentConfig, origin: Origin, info: DatasetInfo, size: int, channels: int) -> NetworkInput:
+    """The network's own size and normalisation; with a file, default to what such weights were published with."""
+    published = origin.pretrained if student.weights is not None else None
+    wanted = student.input.size or (published.size if published else origin.fixed_size)
+    mean = student.input.mean or (published.mean if published else _converted(info.mean, channels))
+    std = student.input.std or (published.std if published else _converted(info.std, channels))
+    return NetworkInput(
+        given=info.channels,
+        given_size=size,
+        channels=channels,
+        size=wanted or size,
+        mean=_spread("mean", mean, channels),
+        std=_spread("std", std, channels),
+    )
+
+
+def _converted(statistic: Sequence[float], channels: int) -> list[float]:
+    """The data's statistic for the model's channels; a grey image's std is that of fully correlated channels."""
+    if len(statistic) == channels:
+        return list(statistic)
+    if channels == 3:
+        return [statistic[0]] * 3
+    return [sum(weight * value for weight, value in zip((0.299, 0.587, 0.114), statistic, strict=True))]
+
+
+def _spread(name: str, values: Sequence[float], channels: int) -> list[float]:
+    if len(values) not in (1, channels):
+        raise ConfigError(f"student.input.{name} has {len(values)} values; the network takes {channels} channels")
+    if name == "std" and min(values) <= 0:
+        raise ConfigError("student.input.std must be above 0")
+    return list(values) * channels if len(values) == 1 else list(values)

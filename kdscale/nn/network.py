@@ -1,0 +1,115 @@
+"""A model as the rest of kdscale sees it: uint8 images in, logits and tapped features out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from kdscale.api import Outputs
+from kdscale.errors import ShapeError, TapError
+from kdscale.nn.input import NetworkInput
+from kdscale.nn.taps import Catch, locate
+
+__all__ = ["Network", "NetworkInput"]
+
+
+class Network(nn.Module):
+    """A bare model behind its input, with taps.
+
+    `network.model.state_dict()` is what is exported: nothing of this wrapper enters it.
+
+    Args:
+        model: any module from images (B, K, H, W) to logits (B, C).
+        input: how the loader's images become what the model wants.
+        taps: which features `Outputs.features` holds, in this order.
+        own_taps: the user's names for module paths of a foreign model.
+        class_map: index among the model's logits of each class of the data; None when they agree.
+
+    Raises:
+        TapError: a tap does not exist.
+    """
+
+    class_map: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input: NetworkInput,
+        taps: Sequence[str] = (),
+        *,
+        own_taps: Mapping[str, str] | None = None,
+        class_map: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.input = input
+        self.model = model
+        self.own_taps = dict(own_taps or {})
+        self.taps = tuple(taps)
+        located = locate(model, taps, own_taps)
+        self._post_relu = {tap: behind for tap, (_, behind) in located.items()}
+        self.catches = [Catch(tap, path) for tap, (path, _) in located.items()]
+        for catch in self.catches:
+            model.get_submodule(catch.path).register_forward_hook(catch)
+        index = None if class_map is None else torch.tensor(list(class_map), dtype=torch.int64)
+        self.register_buffer("class_map", index, persistent=False)
+
+    def forward(self, images: UInt8[Tensor, "B K H W"]) -> Outputs:
+        """Answer a batch of images as the loader yields them."""
+        logits = self._logits(images)
+        return Outputs(logits, [catch.take() for catch in self.catches])
+
+    def post_relu(self, tap: str) -> bool:
+        """Whether a tap's values lie behind a ReLU. Raises: TapError when there is no such tap."""
+        if tap in self._post_relu:
+            return self._post_relu[tap]
+        return locate(self.model, [tap], self.own_taps)[tap][1]
+
+    def prepare(self, channels_last: bool, device: torch.device | str) -> Network:  # noqa: FBT001
+        """Move to a device and to the memory layout that is fast there; returns itself."""
+        self.to(device)
+        self.input.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.input.layout)  # type: ignore[call-overload]
+        return self
+
+    def tap_shapes(self, size: int) -> list[tuple[int, ...]]:
+        """Run once on made-up images and return each feature's shape without B.
+
+        Args:
+            size: pixels a side of the loader's images.
+
+        Raises:
+            TapError: a tap is silent, fires twice, gives no tensor or is overwritten in place.
+            ShapeError: the model fails on such images, or does not answer with logits (B, C).
+        """
+        features = self.dry(size).features
+        return [tuple(feature.shape[1:]) for feature in features]
+
+    @torch.no_grad()
+    def dry(self, size: int) -> Outputs:
+        """The dry forward: two black images, in eval mode, with every tap checked."""
+        images = torch.zeros(2, self.input.given, size, size, dtype=torch.uint8, device=self.input.scale.device)
+        training = {module: module.training for module in self.modules()}
+        try:
+            logits = self.eval()._logits(images)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ShapeError(f"{type(self.model).__name__} fails on {tuple(images.shape[1:])}: {error}") from error
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+        problems = [f"{c.tap} ({c.path}) {fault}" for c in self.catches if (fault := c.problem())]
+        features = [] if problems else [catch.take() for catch in self.catches]
+        if problems:
+            raise TapError(f"{type(self.model).__name__}: tap {'; tap '.join(problems)}")
+        return Outputs(logits, features)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        for catch in self.catches:
+            catch.reset()
+        logits = self.model(self.input(images))
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ShapeError(f"{type(self.model).__name__} must answer with logits (B, C), not {kind}")
+        return logits if self.class_map is None else logits[:, self.class_map]
