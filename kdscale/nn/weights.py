@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle  # noqa: TID251  only the name of the exception with which torch refuses a file; nothing is unpickled
+import pickle  # for the name of the exception with which torch refuses a file; nothing is unpickled
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
