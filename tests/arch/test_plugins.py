@@ -1,0 +1,180 @@
+"""Every plug-in keeps the promises that the rest of kdscale builds on; a new file is visited by being there."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from kdscale import plugins
+from kdscale.api import Batch, Loss, Modifier, Outputs, PluginConfig, Shapes, Strategy
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ["losses", "modifiers", "strategies", "models", "datasets", "teachers"]
+EVERY = [(kind, path.stem) for kind in KINDS for path in sorted((ROOT / "kdscale" / kind).glob("[!_]*.py"))]
+BASES: dict[str, type] = {
+    "losses": Loss, "modifiers": Modifier, "strategies": Strategy, "models": torch.nn.Module, "datasets": object,
+    "teachers": object,
+}  # fmt: skip
+WITH_SOURCE = {"losses", "modifiers", "models"}
+SIZE, CLASSES = 6, 5
+
+
+def names(kind: str) -> list[str]:
+    return [name for k, name in EVERY if k == kind]
+
+
+def module_of(kind: str, name: str) -> ModuleType:
+    return importlib.import_module(f"kdscale.{kind}.{name}")
+
+
+def test_the_list_of_plugins_is_the_list_of_files() -> None:
+    for kind in KINDS:
+        assert sorted(plugins.available(kind)) == names(kind)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+class TestEveryPlugin:
+    def test_offers_one_public_class_of_its_kind(self, kind: str, name: str) -> None:
+        public = module_of(kind, name).__all__
+        assert len(public) == 1
+        assert plugins.load(kind, name).__name__ == public[0]
+        assert issubclass(plugins.load(kind, name), BASES[kind])
+
+    def test_is_described(self, kind: str, name: str) -> None:
+        line = dict(plugins.describe(kind))[name]
+        assert line.strip(), "the first line of the module's docstring describes it in --list"
+        assert inspect.getdoc(plugins.load(kind, name))
+
+    def test_names_its_source(self, kind: str, name: str) -> None:
+        if kind in WITH_SOURCE:
+            assert "Source:" in (module_of(kind, name).__doc__ or ""), "where its formula or architecture comes from"
+
+    def test_has_a_revision(self, kind: str, name: str) -> None:
+        if kind != "datasets":  # a data set's identity is its fingerprint
+            assert plugins.load(kind, name).revision >= 1
+
+    def test_has_a_test_of_its_name(self, kind: str, name: str) -> None:
+        assert (ROOT / "tests" / "unit" / kind / f"test_{name}.py").exists()
+
+    def test_its_options_all_have_defaults(self, kind: str, name: str) -> None:
+        config = getattr(plugins.load(kind, name), "Config", None)
+        if config is not None:
+            assert issubclass(config, PluginConfig)
+            config()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k, n in EVERY if k in {"losses", "modifiers", "strategies"}])
+def test_a_shipped_config_uses_it(kind: str, name: str) -> None:
+    used: set[str] = set()
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        used |= set(_plugin_names(yaml.safe_load(path.read_text())))
+    assert name in used | {"distill"}, f"no file under configs/ uses {kind}/{name}"
+
+
+def _plugin_names(node: Any) -> list[str]:
+    """The values of `name:` and `strategy:` anywhere in a config."""
+    if isinstance(node, dict):
+        own = [v for k, v in node.items() if k in {"name", "strategy"} and isinstance(v, str)]
+        return own + [n for v in node.values() for n in _plugin_names(v)]
+    return [n for v in node for n in _plugin_names(v)] if isinstance(node, list) else []
+
+
+# --------------------------------------------------------------------------- losses
+
+
+def probe(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Outputs, Outputs, Batch]:
+    """A student's and a teacher's answers to one batch: logits, two maps and a pooled feature on each side."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def outputs() -> Outputs:
+        shapes = [(SIZE, CLASSES), (SIZE, 4, 6, 6), (SIZE, 8, 3, 3), (SIZE, 8)]
+        drawn = [torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+        return Outputs(drawn[0], drawn[1:])
+
+    labels = torch.randint(0, CLASSES, (SIZE,), generator=rng)
+    images = torch.zeros(SIZE, 1, 8, 8, dtype=torch.uint8)
+    return outputs(), outputs(), Batch(images, labels, torch.arange(SIZE), view=0)
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> Loss:
+    """A loss with its default options for what `probe` answers."""
+    plugin = plugins.load("losses", name)
+    student, teacher, _ = probe()
+    shapes = Shapes(
+        classes=CLASSES,
+        student=[tuple(f.shape[1:]) for f in student.features],
+        teacher=[tuple(f.shape[1:]) for f in teacher.features],
+        train_rows=100,
+    )
+    torch.manual_seed(0)
+    loss: Loss = plugin(plugin.Config(), shapes)
+    return loss.to(dtype)
+
+
+def tensors(outputs: Outputs) -> list[Tensor]:
+    return [outputs.logits, *outputs.features]
+
+
+def row(outputs: Outputs, i: int) -> Outputs:
+    return Outputs(outputs.logits[i : i + 1], [f[i : i + 1] for f in outputs.features])
+
+
+@pytest.mark.parametrize("name", names("losses"))
+class TestEveryLoss:
+    def test_returns_a_value_a_sample_if_and_only_if_it_says_so(self, name: str) -> None:
+        loss = build(name)
+        assert loss(*probe()).shape == ((SIZE,) if loss.per_sample else ())
+        assert not (loss.per_sample and loss.relational)
+
+    def test_a_sample_alone_has_the_value_it_has_in_the_batch(self, name: str) -> None:
+        loss = build(name)
+        if not loss.per_sample:
+            pytest.skip("its value belongs to the batch")
+        student, teacher, batch = probe()
+        loss(student, teacher, batch)  # a stateful loss starts its state
+        loss.eval()
+        together = loss(student, teacher, batch)
+        for i in range(SIZE):
+            only = replace(
+                batch, images=batch.images[i : i + 1], labels=batch.labels[i : i + 1], rows=batch.rows[i : i + 1]
+            )
+            torch.testing.assert_close(loss(row(student, i), row(teacher, i), only)[0], together[i])
+
+    def test_gradients_reach_the_student_and_never_the_teacher(self, name: str) -> None:
+        student, teacher, batch = probe()
+        build(name)(student, teacher, batch).sum().backward()
+        grads = [t.grad for t in tensors(student) if t.grad is not None]
+        assert grads
+        assert all(torch.isfinite(g).all() for g in grads)
+        assert sum(float(g.abs().sum()) for g in grads) > 0
+        assert all(t.grad is None for t in tensors(teacher))
+
+    def test_stays_finite_and_in_float32_on_bf16_outputs(self, name: str) -> None:
+        student, teacher, batch = probe(dtype=torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            values = build(name, torch.float32)(student, teacher, batch)
+        values.sum().backward()
+        assert values.dtype == torch.float32
+        assert torch.isfinite(values).all()
+        assert all(torch.isfinite(t.grad).all() for t in tensors(student) if t.grad is not None)
+
+    def test_declares_what_it_needs(self, name: str) -> None:
+        loss = build(name)
+        student, teacher, batch = probe()
+        if not loss.needs_teacher:
+            torch.testing.assert_close(loss(student, None, batch), loss(student, teacher, batch))
+        if "features" not in loss.needs:
+            without = loss(Outputs(student.logits), Outputs(teacher.logits), batch)
+            torch.testing.assert_close(without, loss(student, teacher, batch))
+        if "labels" not in loss.needs:
+            other = replace(batch, labels=(batch.labels + 1) % CLASSES)
+            torch.testing.assert_close(loss(student, teacher, other), loss(student, teacher, batch))
