@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,11 +17,26 @@ from kdscale.errors import CheckpointMismatch, ConfigError, KDScaleError
 from kdscale.nn.class_order import class_map
 from kdscale.nn.foreign import Origin, check_arguments, origin_of
 from kdscale.nn.network import Network, NetworkInput
+from kdscale.nn.taps import Catch
 from kdscale.nn.weights import fit_tensors, load_weights, read_tensors, tensors_hash
 
-__all__ = ["build_network"]
+__all__ = ["TapRow", "build_network", "list_taps"]
 
 log = logging.getLogger(__name__)
+
+
+class TapRow(NamedTuple):
+    """One place in a network that a tap can name, in the order in which they run."""
+
+    path: str
+    name: str
+    """The model's own name for it; empty when it has none."""
+    shape: tuple[int, ...] | None
+    """Without B; None when it gives no tensor."""
+    params: int
+    """Parameters run so far, this one's included."""
+    usable: str
+    """Empty, or why it cannot be a tap."""
 
 
 def build_network(  # noqa: PLR0913
@@ -65,21 +80,65 @@ def build_network(  # noqa: PLR0913
     with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
         # not torch.manual_seed: it would reseed every accelerator's generator as well
         torch.default_generator.manual_seed(seed_of("init", seed, part))
-        model = _make(origin, student, logits, channels)
+        seen = _input(student, origin, info, size, channels)
+        model = _make(origin, student, logits, seen)
         if device != "meta":
             _load(model, student, snapshot)
-        seen = _input(student, origin, info, size, channels)
         network = Network(model, seen, taps, own_taps=student.taps, class_map=indices)
     return network.to(device)
 
 
-def _make(origin: Origin, student: StudentConfig, classes: int, channels: int) -> nn.Module:
+def list_taps(
+    student: StudentConfig, info: DatasetInfo, size: int, *, plugins: PluginsConfig | None = None
+) -> list[TapRow]:
+    """Every module that runs in a forward pass, and what a tap on it would read.
+
+    Args:
+        student: the model; its weights are not read.
+        info: the data.
+        size: pixels a side of the loader's images.
+        plugins: whose code may be imported by dotted name.
+
+    Raises:
+        ConfigError, PluginError, ShapeError: the network cannot be built or run.
+    """
+    fresh = student.model_copy(update={"weights": None, "taps": None})
+    network = build_network(fresh, info, size, plugins=plugins)
+    model = network.model
+    names: dict[str, str] = {path: name for name, (path, _) in getattr(model, "taps", {}).items()}
+    names |= {path: name for name, path in (student.taps or {}).items()}
+    catches = [Catch(path, path) for path, _ in model.named_modules() if path]
+    ran: list[str] = []
+    for catch in catches:
+        module = model.get_submodule(catch.path)
+        module.register_forward_hook(catch)
+        module.register_forward_hook(lambda *_, path=catch.path: ran.append(path))
+    network.dry(size)
+    return _rows(model, {catch.path: catch for catch in catches}, names, list(dict.fromkeys(ran)))
+
+
+def _rows(model: nn.Module, catches: Mapping[str, Catch], names: Mapping[str, str], ran: Sequence[str]) -> list[TapRow]:
+    rows, counted = [], set[int]()
+    params = 0
+    for path in ran:
+        for parameter in model.get_submodule(path).parameters():
+            if id(parameter) not in counted:
+                counted.add(id(parameter))
+                params += parameter.numel()
+        problem = catches[path].problem() or ""
+        rows.append(TapRow(path, names.get(path, ""), catches[path].shape, params, problem))
+    return rows
+
+
+def _make(origin: Origin, student: StudentConfig, classes: int, seen: NetworkInput) -> nn.Module:
     arguments = student.arguments
     classes_name = arguments.pop("classes_arg", origin.classes)
     check_arguments(origin, student.model, arguments)
     implied: dict[str, Any] = {classes_name: classes} if classes_name else {}
     if origin.channels:
-        implied[origin.channels] = channels
+        implied[origin.channels] = seen.channels
+    if origin.size:
+        implied[origin.size] = seen.size
     try:
         return origin.make(**{**implied, **arguments})
     except KDScaleError:
@@ -122,14 +181,15 @@ def _channels(student: StudentConfig, origin: Origin, info: DatasetInfo) -> int:
 def _input(student: StudentConfig, origin: Origin, info: DatasetInfo, size: int, channels: int) -> NetworkInput:
     """The network's own size and normalisation; with a file, default to what such weights were published with."""
     published = origin.pretrained if student.weights is not None else None
-    wanted = student.input.size or (published.size if published else origin.fixed_size)
+    built_for = student.arguments.get("img_size") or origin.fixed_size  # timm's word
+    wanted = student.input.size or built_for or (published.size if published else size)
     mean = student.input.mean or (published.mean if published else _converted(info.mean, channels))
     std = student.input.std or (published.std if published else _converted(info.std, channels))
     return NetworkInput(
         given=info.channels,
         given_size=size,
         channels=channels,
-        size=wanted or size,
+        size=wanted,
         mean=_spread("mean", mean, channels),
         std=_spread("std", std, channels),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ class Origin:
     """Its name for the channels of the images; None when it has no such argument."""
     arguments: tuple[str, ...] | None
     """All it knows; None when it passes unknown ones on, so that only the call itself can tell."""
+    size: str | None = None
+    """Its name for the pixels a side of the images; None when it takes any size."""
     fixed_channels: int | None = None
     fixed_size: int | None = None
     pretrained: Preprocessing | None = None
@@ -65,7 +67,8 @@ def origin_of(model: str, plugins: PluginsConfig | None = None) -> Origin:
     if name:
         allowed = plugins or PluginsConfig()
         return _of_class(found.user_class(model, allowed.allow, allowed.path))
-    return _of_class(found.load("models", model))
+    own = _of_class(found.load("models", model))
+    return replace(own, size=_first(("size",), own.arguments or ()))
 
 
 def check_arguments(origin: Origin, model: str, given: Mapping[str, Any]) -> None:

@@ -44,6 +44,11 @@ class Catch:
             raise TapError(f"tap {self.tap} ({self.path}) gave {_kind(value)} in this forward, not a tensor")
         return value
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of the last forward's feature, without B; None when it is no tensor."""
+        return tuple(self._value.shape[1:]) if isinstance(self._value, Tensor) else None
+
     def problem(self) -> str | None:
         """What is wrong with this tap after a complete forward."""
         if self.fired == 0:
