@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -59,11 +60,16 @@ class TestEveryPlugin:
             assert "Source:" in (module_of(kind, name).__doc__ or ""), "where its formula or architecture comes from"
 
     def test_has_a_revision(self, kind: str, name: str) -> None:
-        if kind != "datasets":  # a data set's identity is its fingerprint
+        if kind not in {"datasets", "teachers"}:  # identified by their fingerprint
             assert plugins.load(kind, name).revision >= 1
 
     def test_has_a_test_of_its_name(self, kind: str, name: str) -> None:
-        assert (ROOT / "tests" / "unit" / kind / f"test_{name}.py").exists()
+        folder = ROOT / "tests" / "unit" / kind
+        if kind in {"losses", "modifiers", "strategies"}:
+            assert (folder / f"test_{name}.py").exists()
+        else:  # one parametrised test may visit all models, or all data sets
+            words = re.compile(rf"\b({name}|{plugins.load(kind, name).__name__})\b")
+            assert any(words.search(path.read_text()) for path in folder.rglob("test_*.py"))
 
     def test_its_options_all_have_defaults(self, kind: str, name: str) -> None:
         config = getattr(plugins.load(kind, name), "Config", None)
