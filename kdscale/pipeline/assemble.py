@@ -1,0 +1,260 @@
+"""From a stage's definition to its networks, terms and strategy; the same code for planning and training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from kdscale import plugins
+from kdscale.api import Batch, DatasetInfo, Loss, Modifier, Outputs, PluginConfig, Shapes, Strategy, Taught, Term
+from kdscale.config.schema import ModifierConfig, StageSpec, TermConfig
+from kdscale.errors import ConfigError, KDScaleError, ShapeError, TapError
+from kdscale.nn.build import build_network
+from kdscale.nn.network import Network
+from kdscale.nn.schedules import weight_schedule
+from kdscale.optim import OwnRate
+from kdscale.draws import seed_of
+
+__all__ = ["Assembled", "Parent", "assemble", "dry_backward", "freeze", "image_size", "plugin_config"]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A producing stage, as far as its network is concerned."""
+
+    spec: StageSpec
+    weights: Path | None = None
+    """File to load; None builds it with fresh weights (for planning)."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A stage's networks, connected."""
+
+    network: Network
+    strategy: Strategy
+    teachers: dict[str, Network]
+    own_rates: dict[str, OwnRate]
+    """Of terms that train with their own rate, by parameter name prefix."""
+
+
+def image_size(spec: StageSpec, info: DatasetInfo) -> int:
+    """Pixels a side of the views that the loader yields."""
+    return spec.data.size or info.size
+
+
+def assemble(
+    spec: StageSpec, info: DatasetInfo, parents: Mapping[str, Parent], *, total_steps: int, train_rows: int
+) -> Assembled:
+    """Build the student, the teachers' networks, the terms and the strategy.
+
+    Initial weights are functions of (seed, part name): adding a term never changes the student's.
+
+    Args:
+        spec: the resolved stage.
+        info: its data.
+        parents: producing stages by teacher name.
+        total_steps: for weights that follow a schedule.
+        train_rows: for losses that remember rows.
+
+    Raises:
+        ConfigError, PluginError, TapError, ShapeError: with the key path in the stage.
+    """
+    where = f"stages.{spec.name}"
+    size = image_size(spec, info)
+    every = [term for terms in spec.passes.values() for term in terms]
+    wanted = _wanted_taps(every)
+    network = build_network(spec.student, info, size, taps=wanted[None], seed=spec.seed, part="student")
+    teachers = {
+        name: _teacher_network(parent, info, size, wanted.get(name, [])) for name, parent in parents.items()
+    }
+    shapes = {name: net.tap_shapes(size) for name, net in teachers.items()}
+    student_shapes = network.tap_shapes(size)
+    passes = {}
+    for pass_, terms in spec.passes.items():
+        built = []
+        for term in terms:
+            at = f"{where}.losses.{term.id}" if pass_ == "main" else f"{where}.passes.{pass_}.{term.id}"
+            if term.teacher is not None and term.teacher not in teachers:
+                raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({', '.join(teachers)})")
+            seen = _Seen(wanted, student_shapes, shapes, network, teachers)
+            built.append(_term(term, spec, info, at, seen, total_steps, train_rows))
+        passes[pass_] = built
+    strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
+    return Assembled(network, strategy, teachers, _own_rates(every))
+
+
+def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str) -> list[str]:
+    """Run forward and backward of every pass once on four made-up samples.
+
+    Returns:
+        Names of the strategy's parameters that receive no gradient: they are frozen before training.
+
+    Raises:
+        ShapeError: a term fails on these networks, or returns neither (B,) nor ().
+    """
+    strategy, batch = assembled.strategy, _made_up(info, size)
+    strategy.train()
+    with torch.no_grad():
+        taught = {name: net.eval()(batch.images) for name, net in assembled.teachers.items()}
+    for pass_ in strategy.passes:
+        try:
+            strategy(batch, taught, pass_).total.backward()
+        except KDScaleError:
+            raise
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ShapeError(f"{where}: pass {pass_} fails in a dry run: {error}") from error
+    silent = [name for name, p in strategy.named_parameters() if p.requires_grad and p.grad is None]
+    strategy.zero_grad(set_to_none=True)
+    if len(silent) == len(list(strategy.parameters())):
+        raise ConfigError(f"{where}: nothing trains: no parameter receives a gradient from its terms")
+    return silent
+
+
+def freeze(strategy: Strategy, network: Network, frozen: Sequence[str], train_only: Sequence[str] | None) -> None:
+    """Take the gradient from parameters that do not train, and put their modules into eval for good.
+
+    Args:
+        strategy: the trained module.
+        network: its student.
+        frozen: parameter names found silent in the dry backward.
+        train_only: module paths of the student that train; everything else of it is frozen.
+    """
+    silent = set(frozen)
+    for name, parameter in strategy.named_parameters():
+        if name in silent:
+            parameter.requires_grad_(False)
+    if train_only is not None:
+        known = {name for name, _ in network.model.named_modules()}
+        for path in train_only:
+            if path not in known:
+                raise ConfigError(f"train_only: the student has no module {path}; see --list taps")
+        for name, parameter in network.model.named_parameters():
+            if not any(name.startswith(f"{path}.") for path in train_only):
+                parameter.requires_grad_(False)
+
+
+def keep_frozen_in_eval(strategy: Strategy) -> None:
+    """After `strategy.train()`: modules whose parameters are all frozen answer as in evaluation."""
+    for module in strategy.modules():
+        own = list(module.parameters())
+        if own and not any(p.requires_grad for p in own):
+            module.eval()
+
+
+def plugin_config(cls: type[Loss] | type[Modifier], options: Mapping[str, object], where: str) -> PluginConfig:
+    """Validate a plug-in's options. Raises: ConfigError naming the key and the nearest valid one."""
+    try:
+        return cls.Config(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        near = plugins.nearest(key, cls.Config.model_fields)
+        hint = f"; did you mean {near}?" if near else f" (known: {', '.join(cls.Config.model_fields) or 'none'})"
+        raise ConfigError(f"{where}.{key}: {first['msg']}{hint}") from error
+
+
+# --------------------------------------------------------------------------- parts
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What terms can listen to."""
+
+    wanted: dict[str | None, list[str]]
+    student: list[tuple[int, ...]]
+    teachers: dict[str, list[tuple[int, ...]]]
+    network: Network
+    networks: dict[str, Network]
+
+
+def _wanted_taps(terms: Sequence[TermConfig]) -> dict[str | None, list[str]]:
+    """Every tap that any term asks for, once, in order; the student's under None."""
+    wanted: dict[str | None, list[str]] = {None: []}
+    for term in terms:
+        if term.taps is None:
+            continue
+        for owner, names in ((None, term.taps.student), (term.teacher, term.taps.teacher)):
+            listed = wanted.setdefault(owner, [])
+            listed += [name for name in names if name not in listed]
+    return wanted
+
+
+def _teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence[str]) -> Network:
+    student = parent.spec.student
+    if parent.weights is not None:
+        # trained here: the snapshot holds exactly the model's own names, whatever file it once came from
+        student = student.model_copy(
+            update={"weights": parent.weights, "weights_key": None, "weights_hash": None, "strict": True}
+        )
+    return build_network(student, info, size, taps=taps, seed=parent.spec.seed, part="student")
+
+
+def _term(
+    term: TermConfig, spec: StageSpec, info: DatasetInfo, where: str, seen: _Seen, total_steps: int, train_rows: int
+) -> Term:
+    cls = plugins.load("losses", term.name)
+    options = term.options
+    if term.name == "ce" and spec.train.label_smoothing:
+        options = {"label_smoothing": spec.train.label_smoothing, **options}
+    config = plugin_config(cls, options, where)
+    teacher = _teacher_of(term, cls, list(seen.networks), where)
+    student_taps = term.taps.student if term.taps else []
+    teacher_taps = term.taps.teacher if term.taps else []
+    if "features" in cls.needs and not student_taps:
+        raise TapError(f"{where}: {term.name} compares features: set taps: {{student: [...], teacher: [...]}}")
+    student_at = [seen.wanted[None].index(name) for name in student_taps]
+    teacher_at = [seen.wanted[teacher].index(name) for name in teacher_taps]
+    shapes = Shapes(
+        classes=info.classes,
+        student=[seen.student[i] for i in student_at],
+        teacher=[seen.teachers[teacher][i] for i in teacher_at] if teacher else [],
+        train_rows=train_rows,
+        post_relu=all(seen.networks[teacher].post_relu(name) for name in teacher_taps) if teacher else True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("init", spec.seed, f"terms.{term.id}"))
+        loss = cls(config, shapes)
+        modifiers = [_modifier(m, shapes, where) for m in term.modifiers]
+    weight = weight_schedule(term.weight, total_steps)
+    return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at)
+
+
+def _teacher_of(term: TermConfig, cls: type[Loss], teachers: list[str], where: str) -> str | None:
+    """A term's teacher; the only one when it names none."""
+    if not cls.needs_teacher:
+        return None
+    if term.teacher is not None:
+        return term.teacher
+    if len(teachers) != 1:
+        have = ", ".join(teachers) or "none"
+        raise ConfigError(f"{where}: {term.name} needs a teacher: set teacher: NAME (this stage has: {have})")
+    return teachers[0]
+
+
+def _modifier(config: ModifierConfig, shapes: Shapes, where: str) -> Modifier:
+    cls = plugins.load("modifiers", config.name)
+    modifier: Modifier = cls(plugin_config(cls, config.options, f"{where}.modifiers.{config.name}"), shapes)
+    return modifier
+
+
+def _own_rates(terms: Sequence[TermConfig]) -> dict[str, OwnRate]:
+    return {
+        f"{kind}.{term.id}.": OwnRate(1.0 if term.lr is None else term.lr, term.weight_decay)
+        for term in terms
+        for kind in ("terms", "modifiers")
+        if term.lr is not None or term.weight_decay is not None
+    }
+
+
+def _made_up(info: DatasetInfo, size: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    shape = (4, info.channels, size, size)
+    images: Tensor = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    labels = torch.arange(4) % info.classes
+    return Batch(images, labels, torch.arange(4), view=0)

@@ -1,0 +1,231 @@
+"""The training loop: batches in, updates and metrics out, resumable at every step.
+
+One step is one global batch. Everything that a step needs from the past is in `LoopState`, the engine
+and the meter; everything random is a function of (seed, epoch, step), so a resumed loop goes on bitwise
+as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+
+from kdscale import ranks
+from kdscale.api import Batch, BatchIterator, Losses, Teacher, Tracker
+from kdscale.config.schema import TrainConfig
+from kdscale.draws import seed_of
+from kdscale.engines.ddp import DdpEngine
+from kdscale.train.evaluate import Figures
+from kdscale.train.metrics import Meter, one
+from kdscale.train.stop import Stop
+
+__all__ = ["Interrupted", "Loop", "LoopState", "train_step"]
+
+HEARTBEAT_S = 10.0
+CHECKPOINT_IS_DUE = "due"
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the stage has saved itself and will go on later
+    """The loop saved a checkpoint and left, because it was asked to."""
+
+
+class BatchSource(Protocol):
+    """What the loop needs of a loader."""
+
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int, start: int = 0) -> BatchIterator: ...
+
+
+@dataclass
+class LoopState:
+    """Where training stands; goes into every checkpoint."""
+
+    step: int = 0
+    """Global batches consumed."""
+    epoch: int = 0
+    index: int = 0
+    """Batches consumed of this epoch."""
+    best_top1: float = -1.0
+    best_epoch: int = -1
+    reached: list[str] = field(default_factory=list)
+    """Snapshots already taken at the first epoch that met them, such as `acc:0.9`."""
+    images: int = 0
+    """Training images consumed over all attempts, and the seconds that took."""
+    seconds: float = 0.0
+
+
+def train_step(
+    engine: DdpEngine, teachers: Sequence[Teacher], batch: Batch, accumulation: int, meter: Meter
+) -> dict[str, Losses]:
+    """Teach one batch: one optimizer update for each of the strategy's passes.
+
+    Teachers answer outside the engine: they are not synchronised, optimised or checkpointed. The student
+    is reached only through the engine; called unwrapped it would skip the gradient all-reduce silently.
+    """
+    parts = batch.split(accumulation) if accumulation > 1 else [batch]
+    results = []
+    for index, part in enumerate(parts):
+        begun = time.perf_counter()
+        with torch.no_grad():
+            taught = {teacher.name: teacher(part) for teacher in teachers}
+        if teachers:
+            meter.spend("teacher", time.perf_counter() - begun)
+        losses = {}
+        with engine.micro(index):
+            for pass_ in engine.passes:
+                losses[pass_] = engine.forward(part, taught, pass_)
+                engine.update(losses[pass_].total)
+        results.append(losses)
+    return one(results)
+
+
+@dataclass
+class Loop:
+    """Trains one stage to its end, or until it is asked to stop.
+
+    Attributes:
+        save: writes a checkpoint of (state, meter); called by all ranks.
+        validate: figures of the weights as they would be exported; None without validation rows.
+        snapshot: writes the exported weights under a selector; called by all ranks.
+        progress: told (state, metrics) at each logging; rank 0 only does anything with it.
+    """
+
+    train: TrainConfig
+    seed: int
+    engine: DdpEngine
+    teachers: Sequence[Teacher]
+    loader: BatchSource
+    meter: Meter
+    tracker: Tracker | None
+    device: torch.device
+    stop: Stop
+    keep: Sequence[str]
+    save: Callable[[LoopState], None]
+    validate: Callable[[], Figures | None] | None
+    snapshot: Callable[[str], None]
+    progress: Callable[[LoopState, dict[str, float]], None]
+    heartbeat: Callable[[], None]
+    state: LoopState = field(default_factory=LoopState)
+
+    def run(self) -> None:
+        """Train from `state` to the end. Raises: Interrupted, NonFiniteLoss."""
+        state, steps = self.state, self.loader.steps_per_epoch
+        if state.step == 0 and "epoch:0" in self.keep:
+            self.snapshot("epoch:0")
+        self._begin_interval()
+        while state.epoch < self.train.epochs:
+            self._train_epoch(steps)
+            self._finish_epoch(steps)
+            state.epoch, state.index = state.epoch + 1, 0
+        self._checkpoint()
+
+    def _train_epoch(self, steps: int) -> None:
+        state = self.state
+        batches = self.loader.epoch(state.epoch, state.index) if state.index < steps else iter(())
+        try:
+            waited = time.perf_counter()
+            for batch in batches:
+                self.meter.spend("data", time.perf_counter() - waited)
+                self._step(batch)
+                self._between_steps()
+                waited = time.perf_counter()
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+
+    def _step(self, batch: Batch) -> None:
+        state = self.state
+        torch.manual_seed(seed_of("step", self.seed, state.step, ranks.rank()))
+        batch = replace(batch, step=state.step).to(self.device)
+        losses = train_step(self.engine, self.teachers, batch, self.train.accumulation, self.meter)
+        self.engine.end_step(state.step)
+        self.meter.add(losses, state.step)
+        state.step += 1
+        state.index += 1
+        state.images += len(batch.rows) * ranks.world()
+
+    def _between_steps(self) -> None:
+        state = self.state
+        if state.step % self.train.log_every_steps == 0:
+            self._log()
+        if self.stop.agreed(state.step):
+            self._checkpoint()
+            raise Interrupted(self.stop.reason)
+        if state.step % self.train.checkpoint_every_steps == 0:
+            self._checkpoint()
+        now = time.monotonic()
+        if now - self._beat > HEARTBEAT_S:
+            self._beat = now
+            self.heartbeat()
+
+    def _begin_interval(self) -> None:
+        self._beat = time.monotonic()
+        self._since = time.perf_counter()
+        self._images_then = self.state.images
+
+    def _log(self) -> None:
+        """Read the meter (the loop's only wait for the device) and write one line of metrics."""
+        metrics = self.meter.read()
+        spent = time.perf_counter() - self._since
+        seen = self.state.images - self._images_then
+        self.state.seconds += spent
+        if seen:
+            steps = seen / self.train.batch_size
+            metrics |= {"time/step_s": spent / steps, "train/images_per_s": seen / spent}
+        self._emit(metrics | {"train/lr": self.engine.lr})
+        self._since, self._images_then = time.perf_counter(), self.state.images
+
+    def _finish_epoch(self, steps: int) -> None:
+        """Validate, remember the best, and keep the snapshots that somebody asked for."""
+        state = self.state
+        completed = state.epoch + 1
+        figures = None
+        if self.validate is not None:
+            self.meter.check()
+            begun = time.perf_counter()
+            figures = self.validate()
+            if figures is None:
+                self._checkpoint()
+                raise Interrupted(self.stop.reason)
+            self._emit(figures.metrics("val"))
+            self._since += time.perf_counter() - begun  # not training time
+        if figures is not None and figures.top1 > state.best_top1:
+            state.best_top1, state.best_epoch = figures.top1, state.epoch
+            self.snapshot("best")
+        for selector in self.keep:
+            if selector not in state.reached and _meets(selector, completed, figures):
+                self.snapshot(selector)
+                state.reached.append(selector)
+        if state.step % self.train.log_every_steps and completed == self.train.epochs:
+            self._log()
+
+    def _checkpoint(self) -> None:
+        self.meter.check()
+        self.save(self.state)
+
+    def _emit(self, metrics: dict[str, float]) -> None:
+        if self.tracker is not None:
+            self.tracker.log(self.state.step, metrics)
+        self.progress(self.state, metrics)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take up the loop's part of a checkpoint."""
+        self.state = LoopState(**saved["state"])
+        self.meter.load(saved["meter"])
+
+    def saved(self) -> dict[str, Any]:
+        """The loop's part of a checkpoint; called by all ranks."""
+        return {"state": asdict(self.state), "meter": self.meter.state()}
+
+
+def _meets(selector: str, completed: int, figures: Figures | None) -> bool:
+    kind, _, value = selector.partition(":")
+    if kind == "epoch":
+        return completed == int(value)
+    return kind == "acc" and figures is not None and figures.top1 >= float(value)

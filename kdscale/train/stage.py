@@ -1,0 +1,469 @@
+"""One stage from start to finish on one of its processes: `run_stage(root, digest)`, re-entrant.
+
+Called again after whatever ended it, it goes on from the newest whole checkpoint; called on a stage that
+is done, it does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+
+from kdscale import __version__, atomic, checkpoint, ranks
+from kdscale.api import Batch, DatasetInfo
+from kdscale.config.schema import StageSpec
+from kdscale.data.loader import EvalLoader, TrainLoader
+from kdscale.data.store import Store
+from kdscale.engines.ddp import DdpEngine
+from kdscale.errors import StageError
+from kdscale.nn.sync_bn import average_buffers, to_sync_bn
+from kdscale.pipeline.artifacts import Claim, Root, StageFolder
+from kdscale.pipeline.assemble import Assembled, Parent, assemble, freeze, image_size, keep_frozen_in_eval
+from kdscale.teachers.network import NetworkTeacher
+from kdscale.train.evaluate import Evaluator, Figures, latency_ms
+from kdscale.train.inspect import write_first_look
+from kdscale.train.loop import Interrupted, Loop, LoopState
+from kdscale.train.metrics import Meter
+from kdscale.train.stop import Stop
+from kdscale.trackers.spool import Spool
+
+__all__ = ["Outcome", "run_stage"]
+
+Outcome = Literal["done", "interrupted"]
+log = logging.getLogger(__name__)
+
+STATE_EVERY_S = 1.0
+"""How often the state file, which screens read, may be rewritten."""
+
+
+def run_stage(root_path: Path, digest: str, stop: Stop | None = None) -> Outcome:
+    """Run a training stage on this process; called by all of the stage's ranks.
+
+    Raises:
+        StageError: a parent is not done or changed, or another live attempt holds the stage.
+        KDScaleError: whatever else ended it; the state file is the caller's to write.
+    """
+    root = Root.find(root_path)
+    folder = root.stage(digest)
+    if folder is None:
+        raise StageError(f"no stage {digest[:12]} under {root_path}: was it planned with another --runs?")
+    if folder.state().get("state") == "done":
+        return "done"
+    run = _StageRun(root, folder, stop or Stop())
+    with run.claimed():
+        return run.run()
+
+
+class _StageRun:
+    """What one attempt holds while it runs."""
+
+    def __init__(self, root: Root, folder: StageFolder, stop: Stop) -> None:
+        definition = folder.definition()
+        self.root, self.folder, self.stop = root, folder, stop
+        self.digest: str = definition["digest"]
+        self.spec = StageSpec.model_validate(definition["spec"])
+        self.definition = definition
+        self.info = DatasetInfo(**definition["data"]["info"])
+        self.main = ranks.rank() == 0
+        self.device = _device()
+        self.claim: Claim | None = None
+        self.begun = time.time()
+        self._written = 0.0
+        self._consumed: dict[str, str] = {}
+
+    # ------------------------------------------------------------------ frame
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the stage's claim on rank 0; the other ranks learn whether it was got."""
+        problem = None
+        if self.main:
+            try:
+                self.claim = self.folder.claim(self._attempt())
+            except StageError as error:
+                problem = str(error)
+        problem = ranks.broadcast_object(problem)
+        if problem:
+            raise StageError(problem)
+        try:
+            yield
+        finally:
+            if self.claim is not None:
+                self.claim.release()
+
+    def run(self) -> Outcome:
+        begun = time.perf_counter()
+        self._deterministic()
+        parts = self._build()
+        loop = self._loop(parts)
+        saved = checkpoint.load(self.folder.checkpoints, self.digest, parts.engine.load)
+        if saved is not None:
+            loop.restore(saved)
+        spool = self._spool(saved)
+        loop.tracker = spool
+        self._note_start(loop.state, saved)
+        if saved is None and self.main:
+            self._first_look(parts)
+        log.info("ready after %.1f s: %d steps to go", time.perf_counter() - begun, self._steps_left(parts, loop.state))
+        try:
+            loop.run()
+            figures = self._finish(parts, loop, spool)
+        except Interrupted as reason:
+            self._say(state="interrupted", reason=str(reason), step=loop.state.step)
+            return "interrupted"
+        finally:
+            if spool is not None:
+                spool.close()
+            parts.train_loader.close()
+        if figures is None:
+            self._say(state="interrupted", reason=self.stop.reason)
+            return "interrupted"
+        return "done"
+
+    # ------------------------------------------------------------------ building
+
+    def _build(self) -> _Parts:
+        parents = self._parents()
+        store = self._store()
+        spec, train = self.spec, self.spec.train
+        loader = TrainLoader(
+            store, spec.data, batch_size=train.batch_size, seed=spec.seed, rank=ranks.rank(), world=ranks.world()
+        )
+        size = image_size(spec, self.info)
+        assembled = assemble(
+            spec,
+            self.info,
+            {name: parent for name, parent in parents.items() if name in spec.teachers},
+            total_steps=train.epochs * loader.steps_per_epoch,
+            train_rows=self.info.train_rows,
+        )
+        network, strategy = assembled.network, assembled.strategy
+        if "init_from" in parents:
+            self._initialise(network.model, parents["init_from"])
+        freeze(strategy, network, self.definition.get("frozen", []), spec.train_only)
+        if train.bn == "sync":
+            to_sync_bn(strategy)
+        strategy.to(self.device)
+        network.prepare(self._channels_last(), self.device)
+        strategy.train()
+        keep_frozen_in_eval(strategy)
+        teachers = [
+            NetworkTeacher(name, net, device=self.device, precision=train.precision)
+            for name, net in assembled.teachers.items()
+        ]
+        engine = DdpEngine(
+            strategy, train, steps_per_epoch=loader.steps_per_epoch, own_rates=assembled.own_rates
+        )
+        return _Parts(assembled, engine, teachers, loader, store, size)
+
+    def _parents(self) -> dict[str, Parent]:
+        """The producing stages, done and holding exactly the weights that they recorded."""
+        found: dict[str, Parent] = {}
+        for role, reference in self.definition["parents"].items():
+            folder = self.root.stage(reference["digest"])
+            if folder is None or folder.state().get("state") != "done":
+                state = "missing" if folder is None else folder.state().get("state", "unknown")
+                raise StageError(f"{self.spec.name} takes {role} from {reference['digest'][:12]}, which is {state}")
+            selector = reference["selector"]
+            weights = folder.snapshot(selector)
+            recorded = folder.state()["weights"].get(selector)
+            actual = checkpoint.file_hash(weights)
+            if recorded != actual:
+                raise StageError(
+                    f"{weights} is not what its stage wrote (recorded {recorded}, found {actual}): "
+                    f"python launch/sweep.py CONFIG --fresh {folder.name} makes it anew"
+                )
+            self._consumed[role] = actual
+            found[role] = Parent(StageSpec.model_validate(folder.definition()["spec"]), weights)
+        return found
+
+    def _store(self) -> Store:
+        folder = self.root.stage(self.definition["data"]["store"])
+        if folder is None or folder.state().get("state") != "done":
+            raise StageError(f"{self.spec.name}: its data is not converted yet ({self.definition['data']['store'][:12]})")
+        return Store.open(folder.path / "store")
+
+    def _initialise(self, model: torch.nn.Module, parent: Parent) -> None:
+        """Start from another stage's weights, except the parts that start fresh."""
+        from safetensors.torch import load_file
+
+        assert parent.weights is not None and self.spec.init_from is not None
+        skipped = tuple(f"{part}." for part in self.spec.init_from.skip)
+        saved = {k: v for k, v in load_file(parent.weights).items() if not k.startswith(skipped)}
+        lacking = [k for k in model.state_dict() if k not in saved and not k.startswith(skipped)]
+        odd = [k for k in saved if k not in model.state_dict()]
+        if lacking or odd:
+            raise StageError(
+                f"init_from {self.spec.init_from.from_}: does not fit: missing {lacking[:5]}, unknown {odd[:5]}; "
+                "name parts that start fresh in init_from.skip"
+            )
+        model.load_state_dict(saved, strict=False)
+
+    def _channels_last(self) -> bool:
+        """Whether the student runs channels-last: measured to pay except for bf16 on a CPU (0.8 to 0.9 x)."""
+        wish = self.spec.train.channels_last
+        if wish != "auto":
+            return wish == "yes"
+        return self.device.type == "cuda" or self.spec.train.precision == "fp32"
+
+    def _deterministic(self) -> None:
+        if self.spec.train.deterministic and self.device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+
+    # ------------------------------------------------------------------ loop
+
+    def _loop(self, parts: _Parts) -> Loop:
+        train = self.spec.train
+        terms = [term.id for terms in self.spec.passes.values() for term in terms]
+        evaluator = parts.evaluator("val", self.device, self.info)
+        loop = Loop(
+            train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,
+            loader=parts.train_loader, meter=Meter(terms, self.device), tracker=None, device=self.device,
+            stop=self.stop, keep=[k for k in self.definition["keep"] if ":" in k],
+            save=lambda state: self._save(parts, loop), validate=None,
+            snapshot=lambda selector: self._snapshot(parts, selector),
+            progress=self._progress, heartbeat=self._heartbeat,
+        )  # fmt: skip
+        if evaluator is not None:
+            loop.validate = lambda: self._evaluated(parts, evaluator, train.precision)
+        self.total_steps = train.epochs * parts.train_loader.steps_per_epoch
+        return loop
+
+    def _save(self, parts: _Parts, loop: Loop) -> None:
+        spool = loop.tracker
+        document = loop.saved() | {
+            "digest": self.digest,
+            "step": loop.state.step,
+            "world": ranks.world(),
+            "spool": spool.flush() if spool is not None else 0,
+        }
+        checkpoint.save(
+            self.folder.checkpoints,
+            document,
+            parts.engine.save,
+            keep=self.spec.train.keep_checkpoints,
+            is_mine=lambda: self.claim is None or self.claim.is_mine(),
+        )
+
+    def _evaluated(self, parts: _Parts, evaluator: Evaluator, precision: str) -> Figures | None:
+        with parts.exported_weights():
+            return evaluator(parts.network, precision=precision, interrupted=self.stop.agreed)
+
+    def _snapshot(self, parts: _Parts, selector: str) -> None:
+        """Write the weights as they are evaluated and exported, and record their hash."""
+        with parts.exported_weights():
+            if not self.main:
+                return
+            tensors = {k: v.detach().cpu().contiguous() for k, v in parts.network.model.state_dict().items()}
+        target = self.folder.snapshots / selector.replace(":", "_") / "student.safetensors"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.aside(target) as side:
+            save_file(tensors, side, metadata={"stage": self.digest, "selector": selector})
+        weights = dict(self.folder.state().get("weights", {}))
+        self._say(weights=weights | {selector: checkpoint.file_hash(target)})
+
+    def _progress(self, state: LoopState, metrics: Mapping[str, float]) -> None:
+        del metrics
+        if self.main and time.monotonic() - self._written > STATE_EVERY_S:
+            self._say(step=state.step, epoch=self._epochs(state))
+
+    def _epochs(self, state: LoopState) -> float:
+        per_epoch = max(1, self.total_steps // max(1, self.spec.train.epochs))
+        return round(state.epoch + state.index / per_epoch, 4)
+
+    def _heartbeat(self) -> None:
+        if self.claim is not None:
+            self.claim.heartbeat()
+
+    # ------------------------------------------------------------------ end
+
+    def _finish(self, parts: _Parts, loop: Loop, spool: Spool | None) -> Figures | None:
+        """Evaluate the last weights on test, record everything, and only then call the stage done."""
+        self._say(state="evaluating", step=loop.state.step, epoch=self._epochs(loop.state))
+        self._snapshot(parts, "last")
+        tests = parts.evaluator("test", self.device, self.info)
+        assert tests is not None
+        figures = self._evaluated(parts, tests, "fp32")
+        if figures is None:
+            return None
+        self._check_unchanged(parts)
+        if spool is not None:
+            spool.log(loop.state.step, figures.metrics("test"))
+            spool.flush()
+        if self.main:
+            results = self._results(parts, loop.state, figures)
+            self._expected(figures)
+            self._link_last()
+            self._say(state="done", reason="", step=loop.state.step, results=results, consumed=self._consumed)
+        ranks.barrier()
+        return figures
+
+    def _results(self, parts: _Parts, state: LoopState, figures: Figures) -> dict[str, Any]:
+        median, p95 = latency_ms(parts.network, parts.sample(self.device))
+        trained = state.step > 0
+        return {
+            "model": self.definition["model"],
+            "params": sum(p.numel() for p in parts.network.model.parameters()),
+            "flops": self.definition["cost"]["flops"],
+            "top1": figures.top1,
+            "top5": figures.top5,
+            "nll": figures.nll,
+            "ece": figures.ece,
+            "agreement": figures.agreement,
+            "kl": figures.kl,
+            "best_epoch": state.best_epoch if state.best_epoch >= 0 else None,
+            "best_top1": state.best_top1 if state.best_epoch >= 0 else None,
+            "latency_ms": median,
+            "latency_p95_ms": p95,
+            "images_per_s": state.images / state.seconds if trained and state.seconds else None,
+            "wall_s": self._wall_s(),
+            "per_class": figures.per_class,
+            "class_names": list(self.info.class_names),
+            "test_rows": figures.samples,
+            "extra": {},
+        }
+
+    def _wall_s(self) -> float:
+        """Seconds over all attempts; one that was killed counts until its last sign of life."""
+        return float(sum((a.get("ended") or time.time()) - a["started"] for a in self.folder.state()["attempts"]))
+
+    def _expected(self, figures: Figures) -> None:
+        expect = self.spec.expect
+        if expect is not None and expect.top1 is not None and abs(figures.top1 - expect.top1) > expect.within:
+            raise StageError(
+                f"stages.{self.spec.name}.expect: top1 {figures.top1:.4f} on test, "
+                f"expected {expect.top1} within {expect.within}"
+            )
+
+    def _check_unchanged(self, parts: _Parts) -> None:
+        for teacher, before in zip(parts.teachers, parts.hashes, strict=True):
+            if teacher.fingerprint() != before:
+                raise StageError(f"teacher {teacher.name} changed while it taught: its weights or buffers differ")
+
+    def _link_last(self) -> None:
+        link = self.folder.path / "student.safetensors"
+        side = link.with_suffix(".link")
+        side.unlink(missing_ok=True)
+        side.symlink_to(Path("snapshots") / "last" / "student.safetensors")
+        os.replace(side, link)
+
+    # ------------------------------------------------------------------ records
+
+    def _attempt(self) -> dict[str, Any]:
+        return {
+            "started": self.begun, "host": socket.gethostname(), "pid": os.getpid(), "world": ranks.world(),
+            "engine": "ddp", "loader": self.definition["data"]["loader"], "device": _device_name(self.device),
+            "torch": torch.__version__, "python": platform.python_version(), "kdscale": __version__,
+            "threads": torch.get_num_threads(), "precision": self.spec.train.precision,
+        }  # fmt: skip
+
+    def _note_start(self, state: LoopState, saved: Mapping[str, Any] | None) -> None:
+        if saved is not None and saved["world"] != ranks.world():
+            log.warning(
+                "resumed with %d processes what %d began: same global batches, BatchNorm starts from the mean of all "
+                "ranks; the result is not bitwise that of an undisturbed run", ranks.world(), saved["world"],
+            )  # fmt: skip
+        self._say(state="running", reason="", step=state.step, steps=self.total_steps, epoch=self._epochs(state))
+        if self.claim is not None:
+            other_world = saved is not None and saved["world"] != ranks.world()
+            self.folder.note_attempt(resumed_from=state.step, **({"other_world": True} if other_world else {}))
+
+    def _spool(self, saved: Mapping[str, Any] | None) -> Spool | None:
+        if not self.main:
+            return None
+        per_epoch = self.total_steps / max(1, self.spec.train.epochs)
+        return Spool(self.folder.metrics, saved["spool"] if saved else 0, steps_per_epoch=per_epoch)
+
+    def _first_look(self, parts: _Parts) -> None:
+        write_first_look(self.folder.path, parts.assembled, parts.teachers, parts.first_batch(), self.device)
+
+    def _steps_left(self, parts: _Parts, state: LoopState) -> int:
+        return self.total_steps - state.step
+
+    def _say(self, **changes: Any) -> None:
+        if not self.main:
+            return
+        if self.claim is not None and not self.claim.is_mine():
+            raise StageError(f"another attempt has taken over {self.folder.path.name}; this one stops")
+        self.folder.write_state(**changes)
+        self._written = time.monotonic()
+
+
+@dataclass
+class _Parts:
+    """A stage's built objects."""
+
+    assembled: Assembled
+    engine: DdpEngine
+    teachers: list[NetworkTeacher]
+    train_loader: TrainLoader
+    store: Store
+    size: int
+
+    def __post_init__(self) -> None:
+        self.network = self.assembled.network
+        self.hashes = [teacher.fingerprint() for teacher in self.teachers]
+        self.data = self.train_loader.data
+
+    def evaluator(self, split: Literal["val", "test"], device: torch.device, info: DatasetInfo) -> Evaluator | None:
+        """An evaluator of one split; None when it has no rows."""
+        loader = EvalLoader(
+            self.store, self.data, split, batch_size=256, rank=ranks.rank(), world=ranks.world()
+        )
+        if not loader.samples:
+            return None
+        return Evaluator(loader, self.teachers, info.classes, device, loader.samples)
+
+    @contextmanager
+    def exported_weights(self) -> Iterator[None]:
+        """Hold the weights that are evaluated and exported: EMA where on, buffers averaged over ranks.
+
+        Afterwards every rank has its own again, bit for bit; called by all ranks.
+        """
+        model = self.network.model
+        own = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        buffers = dict(model.named_buffers())
+        with self.engine.averaged(), torch.no_grad():
+            for name, mean in average_buffers(model).items():
+                buffers[name].copy_(mean)
+            try:
+                yield
+            finally:
+                for name, buffer in buffers.items():
+                    buffer.copy_(own[name])
+
+    def sample(self, device: torch.device) -> torch.Tensor:
+        """One image as the loader yields it."""
+        return torch.zeros(1, self.train_loader.channels, self.size, self.size, dtype=torch.uint8, device=device)
+
+    def first_batch(self) -> Batch:
+        """The first batch of training."""
+        batches = self.train_loader.epoch(0)
+        try:
+            return next(batches)
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        device = torch.device("cuda", ranks.local_rank() % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
