@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from kdscale.errors import CheckpointError, CheckpointMismatch
 
-__all__ = ["Loaded", "file_weights_hash", "fit_tensors", "load_weights", "read_tensors", "tensors_hash", "weights_hash"]
+__all__ = [
+    "Loaded",
+    "file_weights_hash",
+    "fit_tensors",
+    "load_weights",
+    "read_tensors",
+    "select_tensors",
+    "tensors_hash",
+    "weights_hash",
+]
 
 # In the order in which they are looked for; a key in front of a plain dict of tensors.
 KEYS = ("state_dict", "model", "ema", "model_ema", "net", "state_dict_ema", "model_state_dict")
@@ -61,7 +70,7 @@ def read_tensors(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
     if not path.is_file():
         raise CheckpointError(f"weights {path} do not exist")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _select(content, path, key)
+    return select_tensors(content, path, key)
 
 
 def fit_tensors(
@@ -148,8 +157,8 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read as a torch file: {str(error).splitlines()[0]}") from error
 
 
-def _select(content: Any, path: Path, key: str | None) -> tuple[dict[str, Tensor], list[str]]:
-    """The dict of tensors within a file's content."""
+def select_tensors(content: Any, path: Path, key: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
+    """Find the dict of tensors within a file's content. Raises: CheckpointError."""
     if key is not None:
         inner = _at(content, key)
         if not _tensors_of(inner):

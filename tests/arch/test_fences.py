@@ -133,6 +133,8 @@ def test_the_scan_for_draws_finds_them(line: str, bare: bool) -> None:
 
 # --------------------------------------------------------------------------- other rules of the house
 
+INERT_READER = "kdscale/nn/untrusted.py"
+"""Reads files that torch's weights-only reader refuses, by an unpickler that imports nothing."""
 MAY_UNWRAP = ["kdscale/api.py", "kdscale/engines/*", "kdscale/export/*", "kdscale/train/evaluate.py"]
 
 
@@ -153,7 +155,7 @@ def test_nothing_is_evaluated_unpickled_or_given_to_a_shell(path: Path) -> None:
         assert not name.startswith("pickle."), f"{where}: {name}"
         assert given.get("shell", "False") == "False", f"{where}: a shell"
         assert given.get("allow_pickle", "False") == "False", f"{where}: a pickle"
-        if name == "torch.load":
+        if name == "torch.load" and name_of(path) != INERT_READER:
             assert given.get("weights_only") == "True", f"{where}: torch.load without weights_only=True"
 
 
