@@ -61,10 +61,11 @@ def test_huge_logits_stay_finite() -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_half_precision_is_summed_in_float32() -> None:
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_is_summed_in_float32(autocast: bool) -> None:
     logits = torch.randn(8, 1000, dtype=torch.bfloat16)
     labels = torch.arange(8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         got = loss()(Outputs(logits), None, batch(labels))
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, -logits.float().log_softmax(1)[torch.arange(8), labels])
