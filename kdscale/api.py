@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ __all__ = [
     "Teacher",
     "Term",
     "Tracker",
+    "Weighted",
 ]
 
 
@@ -102,6 +103,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Copy the tensors to `device` without waiting."""
         return self._each(lambda t: t.to(device, non_blocking=True))
+
+    def first(self, count: int) -> Batch:
+        """The first `count` samples."""
+        return self._each(lambda t: t[:count])
 
     def split(self, parts: int) -> list[Batch]:
         """Cut into equal consecutive micro-batches for gradient accumulation."""
@@ -232,6 +237,14 @@ class Term:
     teacher_taps: Sequence[int] = ()
 
 
+class Weighted(NamedTuple):
+    """One term at one step."""
+
+    id: str
+    weight: float
+    value: Float[Tensor, ""]
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
     """The value of one pass on one rank's batch."""
@@ -252,6 +265,10 @@ class Strategy(nn.Module):
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Return the losses of one pass; called through the engine only."""
+        raise NotImplementedError
+
+    def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
+        """Return the terms of one pass one by one, for a look at what each contributes."""
         raise NotImplementedError
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdscale import plugins
-from kdscale.api import Batch, DatasetInfo, Loss, Modifier, Outputs, PluginConfig, Shapes, Strategy, Taught, Term
+from kdscale.api import Batch, DatasetInfo, Loss, Modifier, PluginConfig, Shapes, Strategy, Term
 from kdscale.config.schema import ModifierConfig, StageSpec, TermConfig
+from kdscale.draws import seed_of
 from kdscale.errors import ConfigError, KDScaleError, ShapeError, TapError
 from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate
-from kdscale.draws import seed_of
 
 __all__ = ["Assembled", "Parent", "assemble", "dry_backward", "freeze", "image_size", "plugin_config"]
 
@@ -69,7 +70,7 @@ def assemble(
     size = image_size(spec, info)
     every = [term for terms in spec.passes.values() for term in terms]
     wanted = _wanted_taps(every)
-    network = build_network(spec.student, info, size, taps=wanted[None], seed=spec.seed, part="student")
+    network = build_network(spec.student, info, size, taps=wanted[None], seed=spec.seed, plugins=spec.plugins)
     teachers = {
         name: _teacher_network(parent, info, size, wanted.get(name, [])) for name, parent in parents.items()
     }
@@ -154,8 +155,8 @@ def plugin_config(cls: type[Loss] | type[Modifier], options: Mapping[str, object
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        near = plugins.nearest(key, cls.Config.model_fields)
-        hint = f"; did you mean {near}?" if near else f" (known: {', '.join(cls.Config.model_fields) or 'none'})"
+        near = get_close_matches(key, cls.Config.model_fields, 1)
+        hint = f"; did you mean {near[0]}?" if near else f" (known: {', '.join(cls.Config.model_fields) or 'none'})"
         raise ConfigError(f"{where}.{key}: {first['msg']}{hint}") from error
 
 
@@ -186,13 +187,10 @@ def _wanted_taps(terms: Sequence[TermConfig]) -> dict[str | None, list[str]]:
 
 
 def _teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence[str]) -> Network:
-    student = parent.spec.student
-    if parent.weights is not None:
-        # trained here: the snapshot holds exactly the model's own names, whatever file it once came from
-        student = student.model_copy(
-            update={"weights": parent.weights, "weights_key": None, "weights_hash": None, "strict": True}
-        )
-    return build_network(student, info, size, taps=taps, seed=parent.spec.seed, part="student")
+    spec = parent.spec
+    return build_network(
+        spec.student, info, size, taps=taps, seed=spec.seed, snapshot=parent.weights, plugins=spec.plugins
+    )
 
 
 def _term(

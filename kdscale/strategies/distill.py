@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdscale.api import Batch, Losses, Outputs, Strategy, Taught, Term
+from kdscale.api import Batch, Losses, Outputs, Strategy, Taught, Term, Weighted
 
 __all__ = ["Distill"]
 
@@ -30,14 +30,17 @@ class Distill(Strategy):
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Run the student once and weigh the terms of one pass."""
+        parts = self.weighted(batch, taught, pass_)
+        total = torch.stack([part.weight * part.value for part in parts]).sum()
+        return Losses(total, {part.id: part.value.detach() for part in parts})
+
+    def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
+        """Run the student once; each term of one pass with its weight at this step."""
         answered: Outputs = self.student(batch.images)
-        total = torch.zeros((), device=answered.logits.device)
-        values: dict[str, Tensor] = {}
-        for term in self._terms[pass_]:
-            value = _value(term, answered, taught, batch)
-            values[term.id] = value.detach()
-            total = total + term.weight(batch.step) * value
-        return Losses(total, values)
+        return [
+            Weighted(term.id, term.weight(batch.step), _value(term, answered, taught, batch))
+            for term in self._terms[pass_]
+        ]
 
 
 def _value(term: Term, answered: Outputs, taught: Taught, batch: Batch) -> Tensor:
