@@ -6,8 +6,6 @@ those of the authors' code ("plane2" to "plane10"), which has one list for CIFAR
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
 __all__ = ["PlainCnn"]
@@ -54,7 +52,7 @@ class PlainCnn(nn.Module):
         classes: int,
         channels: int = 3,
         depth: int = 2,
-        book: Literal["cifar10", "cifar100"] = "cifar10",
+        book: str = "cifar10",
         layers: str = "",
         size: int = 32,
     ) -> None:

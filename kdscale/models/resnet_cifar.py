@@ -8,7 +8,6 @@ official code of ONE (its "resnet110").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,8 +47,8 @@ class ResNetCifar(nn.Module):
         channels: int = 3,
         depth: int = 20,
         widths: Sequence[int] = (16, 32, 64),
-        shortcut: Literal["A", "B"] = "B",
-        block: Literal["basic", "bottleneck"] = "basic",
+        shortcut: str = "B",
+        block: str = "basic",
     ) -> None:
         super().__init__()
         blocks = _blocks_per_stage(depth)

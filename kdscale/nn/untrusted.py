@@ -111,6 +111,9 @@ class Inert:
     def __init__(self, *_: Any, **__: Any) -> None:
         self.state: dict[Any, Any]
 
+    def __call__(self, *_: Any, **__: Any) -> Inert:
+        return Inert()
+
     def __setstate__(self, state: Any) -> None:
         for part in state if isinstance(state, tuple) else (state,):
             self.state |= part if isinstance(part, dict) else {}
