@@ -1,0 +1,92 @@
+"""One file from the network: to a side path, checksum, rename; tried again, then from the next mirror."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from kdscale import atomic
+from kdscale.data.packages import md5_of
+from kdscale.errors import DataError
+
+__all__ = ["fetch"]
+
+_TIMEOUT_S = 20.0
+_ATTEMPTS = 3
+_CHUNK = 1 << 18
+
+
+class _Transient(OSError):
+    """The network failed in a way that may pass."""
+
+
+def fetch(urls: Sequence[str], file: str, md5: str, folder: Path) -> Path:
+    """Download `file` into `folder`, whole and checked, unless it is there already; returns its path.
+
+    Two processes that want it at once download it once: the second waits for the first.
+
+    Args:
+        urls: mirrors, addresses of folders that hold `file`; tried in order.
+        file: its name there and here.
+        md5: published checksum.
+        folder: made when it does not exist.
+
+    Raises:
+        DataError: no mirror gave it; the text has each address with its error.
+        OSError: `folder` cannot be written.
+    """
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / file
+    with FileLock(folder / f".{file}.lock"):
+        if target.is_file() and md5_of(target) == md5:
+            return target
+        errors = []
+        for url in urls:
+            try:
+                return _from_mirror(url.rstrip("/") + "/" + file, md5, target)
+            except _Transient as error:
+                errors.append(str(error))
+        raise DataError("; ".join(errors))
+
+
+def _from_mirror(url: str, md5: str, target: Path) -> Path:
+    from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+    again = retry(
+        retry=retry_if_exception_type(_Transient),
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_exponential(multiplier=0.25, max=5),
+        reraise=True,
+    )
+    again(_once)(url, md5, target)
+    return target
+
+
+def _once(url: str, md5: str, target: Path) -> None:
+    with atomic.aside(target) as side:
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+                _copy(answer, side, url, int(answer.headers.get("Content-Length") or 0))
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            raise _Transient(f"{url}: {error}") from error
+        if (found := md5_of(side)) != md5:
+            raise _Transient(f"{url}: MD5 {found}, published {md5} ({side.stat().st_size} bytes came)")
+
+
+def _copy(answer: BinaryIO, side: Path, url: str, size: int) -> None:
+    """Copy the answer with a progress bar on stderr (a terminal's; a log gets the finished line only)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress, side.open("wb") as out:
+        task = progress.add_task(f"download {url}", total=size or None)
+        while chunk := answer.read(_CHUNK):
+            out.write(chunk)
+            progress.advance(task, len(chunk))
