@@ -48,6 +48,7 @@ def build_network(  # noqa: PLR0913
     seed: int = 0,
     part: str = "student",
     snapshot: Path | None = None,
+    views: tuple[int, int] | None = None,
     device: str = "cpu",
     plugins: PluginsConfig | None = None,
 ) -> Network:
@@ -58,13 +59,16 @@ def build_network(  # noqa: PLR0913
 
     Args:
         student: the model, its arguments, and its weights file, if any.
-        info: the data's classes, channels and statistics, for whatever the config leaves open.
-        size: pixels a side of the loader's images.
+        info: classes, channels and statistics of the data that the network learns or has learnt from, for
+            whatever the config leaves open.
+        size: pixels a side of that data's views.
         taps: features to read.
         seed: of the stage.
         part: whose weights they are; other parts draw independently.
         snapshot: what a stage made of this network; taken instead of the config's file, which still decides
-            the input's defaults (a network keeps its input for life).
+            the input's defaults.
+        views: channels and pixels a side of the images that it is shown now, where they are not those of its
+            own data: a teacher keeps the input of its own stage for life.
         device: "meta" builds shapes only and reads no file, for planning.
         plugins: whose code may be imported by dotted name.
 
@@ -80,7 +84,8 @@ def build_network(  # noqa: PLR0913
     with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
         # not torch.manual_seed: it would reseed every accelerator's generator as well
         torch.default_generator.manual_seed(seed_of("init", seed, part))
-        seen = _input(student, origin, info, size, channels)
+        shown = views or (info.channels, size)
+        seen = _input(student, origin, info, size, channels, shown)
         model = _make(origin, student, logits, seen)
         if device != "meta":
             _load(model, student, snapshot)
@@ -173,21 +178,28 @@ def _channels(student: StudentConfig, origin: Origin, info: DatasetInfo) -> int:
     else:
         with_file = origin.pretrained if student.weights is not None else None
         wanted = origin.fixed_channels or (len(with_file.mean) if with_file else info.channels)
-    if wanted != info.channels and {wanted, info.channels} != {1, 3}:
-        raise ConfigError(f"student.input: cannot turn {info.channels} channels into {wanted}")
+    _check_channels(info.channels, wanted)
     return wanted
 
 
-def _input(student: StudentConfig, origin: Origin, info: DatasetInfo, size: int, channels: int) -> NetworkInput:
+def _check_channels(given: int, wanted: int) -> None:
+    if wanted != given and {wanted, given} != {1, 3}:
+        raise ConfigError(f"student.input: cannot turn {given} channels into {wanted}")
+
+
+def _input(
+    student: StudentConfig, origin: Origin, info: DatasetInfo, size: int, channels: int, shown: tuple[int, int]
+) -> NetworkInput:
     """The network's own size and normalisation; with a file, default to what such weights were published with."""
     published = origin.pretrained if student.weights is not None else None
     built_for = student.arguments.get("img_size") or origin.fixed_size  # timm's word
     wanted = student.input.size or built_for or (published.size if published else size)
     mean = student.input.mean or (published.mean if published else _converted(info.mean, channels))
     std = student.input.std or (published.std if published else _converted(info.std, channels))
+    _check_channels(shown[0], channels)
     return NetworkInput(
-        given=info.channels,
-        given_size=size,
+        given=shown[0],
+        given_size=shown[1],
         channels=channels,
         size=wanted,
         mean=_spread("mean", mean, channels),

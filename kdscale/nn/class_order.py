@@ -31,6 +31,15 @@ class ClassOrder(NamedTuple):
         """Whether the network looks good but numbered in another order."""
         return self.held_out_top1 > 2 * self.top1 + 0.05
 
+    def advice(self, where: str) -> str:
+        """What to tell the user; empty for a network whose order is right. `where`: key path of the network."""
+        if not self.permuted:
+            return ""
+        return (
+            f"top-1 is {self.top1:.3f}. It looks like a permuted class order: under the best one-to-one relabelling "
+            f"it would be {self.relabelled_top1:.3f} -> {where}.class_names: FILE (one name a line), or class_map: FILE"
+        )
+
 
 def permuted_classes(logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"]) -> ClassOrder:
     """Compare a network's top-1 with that under the best one-to-one relabelling of its classes.

@@ -16,6 +16,7 @@ from kdscale.nn.network import Network
 __all__ = ["fold"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Folding in float64 differs from the plain network by rounding alone; a wrong pair differs in the first digits.
 TOLERANCE = 1e-9
 
@@ -70,7 +71,8 @@ def _pairs(network: Network) -> list[Pair]:
 
 def _foldable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for path, module in model.named_modules():
-        if isinstance(module, CONVOLUTIONS) or (isinstance(module, _BatchNorm) and module.running_mean is not None):
+        # exactly these: a class derived from BatchNorm may hold an activation, as timm's does
+        if isinstance(module, CONVOLUTIONS) or (type(module) in NORMS and module.running_mean is not None):
             yield path, module
 
 

@@ -102,6 +102,17 @@ class TestInput:
         assert small.shape == (2, 1, 7, 7)
         assert (small - 0.5).abs().max() < 0.02, "without antialiasing a chequered board becomes black or white"
 
+    def test_of_a_teacher_stays_that_of_its_own_data(self) -> None:
+        own = build_network(student("plain_cnn", depth=2), COLOUR, 32).eval()
+        elsewhere = build_network(student("plain_cnn", depth=2), COLOUR, 32, views=(1, 28)).eval()
+        shown = images(GREY, 28)
+        assert elsewhere.tap_shapes(28) == []
+        grown = torch.nn.functional.interpolate(shown.float(), (32, 32), mode="bilinear", antialias=True)
+        as_colour = (grown.expand(3, 3, 32, 32) / 255 - own.input.shift.new_tensor(COLOUR.mean).view(1, 3, 1, 1)) * (
+            own.input.scale * 255
+        )
+        torch.testing.assert_close(elsewhere(shown).logits, own.model(as_colour), rtol=1e-4, atol=1e-4)
+
     def test_leaves_the_loaders_images_as_they_are(self) -> None:
         network, batch = build_network(student(), COLOUR, 32), images(COLOUR, 32)
         before = batch.clone()

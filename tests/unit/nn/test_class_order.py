@@ -22,6 +22,7 @@ def test_a_good_network_in_the_right_order() -> None:
     assert found.top1 > 0.85
     assert found.relabelled_top1 == found.top1
     assert not found.permuted
+    assert found.advice("stages.t.student") == ""
 
 
 def test_a_good_network_in_another_order() -> None:
@@ -30,6 +31,7 @@ def test_a_good_network_in_another_order() -> None:
     assert found.top1 < 0.03
     assert found.relabelled_top1 > 0.84
     assert found.permuted
+    assert "stages.t.student.class_names" in found.advice("stages.t.student")
 
 
 def test_noise_is_not_called_permuted_however_well_it_can_be_relabelled() -> None:
