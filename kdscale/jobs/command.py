@@ -1,0 +1,232 @@
+"""`launch/sweep.py` behind its command line: load -> plan -> show, or prepare -> run -> report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from kdscale import atomic
+from kdscale.errors import ConfigError, KDScaleError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kdscale.config.load import Sweep
+    from kdscale.jobs.warm import WarmParent
+    from kdscale.pipeline.artifacts import Root
+    from kdscale.pipeline.plan import Plan
+
+__all__ = ["run_command"]
+
+ASK_ABOVE_JOBS = 100
+ASK_ABOVE_BYTES = 10e9
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+def run_command(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Run what the command line asks for; returns the exit code."""
+    try:
+        return _run(options, "python launch/sweep.py " + shlex.join(arguments))
+    except ConfigError as error:
+        return _refuse(error, USAGE)
+    except KDScaleError as error:
+        return _refuse(error, FAILED if error.__class__.__name__ == "StageError" else USAGE)
+
+
+def _refuse(error: KDScaleError, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _run(options: argparse.Namespace, command: str) -> int:
+    from kdscale.jobs import listings
+
+    if options.schema:
+        return listings.schema()
+    if options.list:
+        return listings.plugins_of([*options.list, *([options.config] if options.config else []), *options.overrides])
+    if not options.config:
+        raise ConfigError("which config? python launch/sweep.py CONFIG [KEY=VALUE ...] (see --help)")
+    _known_cluster(options.cluster)
+    warm = _warm_parent(options)
+    try:
+        return _sweep(options, command, warm)
+    finally:
+        if warm is not None:
+            warm.close()
+
+
+def _known_cluster(name: str) -> None:
+    if name not in ("local", "inline"):
+        raise ConfigError(f"--cluster {name}: not built yet; local and inline are (SLURM is the next step)")
+
+
+def _warm_parent(options: argparse.Namespace) -> WarmParent | None:
+    """Start importing for the workers at once, while the plan is made."""
+    if options.cluster != "local" or options.dry_run or options.explain or options.show_config or options.smoke:
+        return None
+    from kdscale.jobs.warm import WarmParent
+
+    return WarmParent()
+
+
+def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None) -> int:
+    from rich.console import Console
+
+    from kdscale.config.load import load
+    from kdscale.pipeline.artifacts import Root
+
+    console = Console()
+    sweep = load(options.config, options.overrides)
+    if options.show_config:
+        from kdscale.config.show import show_config
+
+        console.print(show_config(sweep), markup=False, highlight=False, soft_wrap=True)
+        return DONE
+    root = Root.find(options.runs)
+    plan = _plan(sweep, root, options, command)
+    if options.explain:
+        from kdscale.jobs.explanation import explain_screen
+
+        console.print(explain_screen(plan, sweep, root))
+    if options.dry_run:
+        from kdscale.jobs.screens import plan_screen
+
+        console.print(plan_screen(plan))
+    if options.explain or options.dry_run:
+        return DONE
+    if options.smoke:
+        from kdscale.jobs.smoke import smoke
+
+        return smoke(plan, sweep, root, console)
+    return _execute(plan, root, options, console, warm, sweep)
+
+
+def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str) -> Plan:
+    from kdscale.pipeline.plan import make_plan
+
+    return make_plan(sweep, root, fresh=options.fresh, command=command)
+
+
+def _execute(
+    plan: Plan, root: Root, options: argparse.Namespace, console: Console, warm: WarmParent | None, sweep: Sweep
+) -> int:
+    if not _agreed(plan, root, options):
+        return USAGE
+    from kdscale.jobs.local import prepare_folders
+
+    prepare_folders(root, plan, retry_failed=options.retry_failed)
+    folder = _sweep_folder(root, plan, sweep)
+    if options.cluster == "inline":
+        from kdscale.jobs.inline import run_inline
+
+        states = run_inline(root, plan, lambda text: console.print(text, markup=False, highlight=False))
+        return _conclude(plan, folder, root, states, console, {})
+    assert warm is not None
+    return _run_local(plan, root, folder, console, warm)
+
+
+def _sweep_folder(root: Root, plan: Plan, sweep: Sweep) -> Path:
+    folder = root.path / "sweeps" / plan.folder_name
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(folder / "plan.json", plan.document())
+    atomic.write_text(folder / "sweep.yaml", sweep.text)
+    return folder
+
+
+def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: WarmParent) -> int:
+    from kdscale.jobs.local import LocalRun
+    from kdscale.jobs.watch import Watch
+
+    shipper = _shipper(plan, root, folder)
+    with Watch(folder, console) as watch:
+        local = LocalRun(root, plan, watch.say, parallel=plan.limits.get("parallel"), warm=warm)
+        with _signals(local.ask_to_stop):
+            states = local.run(watch.update)
+        watch.update()
+    shipped = shipper.finish(timeout_s=60.0) if shipper is not None else {}
+    code = _conclude(plan, folder, root, states, console, shipped)
+    if local.stopped:
+        console.print("stopped; the same command goes on from here", markup=False)
+    return code
+
+
+class _signals:  # noqa: N801 - used like a function
+    """Turn Ctrl-C and SIGTERM into a request while a sweep runs."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        def asked(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            self._act()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old[number] = signal.signal(number, asked)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def _shipper(plan: Plan, root: Root, folder: Path) -> Any:
+    """The process that writes to MLflow; None where tracking is off or MLflow is not installed."""
+    import importlib.util
+
+    uri, ship = plan.tracking.get("uri"), plan.tracking.get("ship")
+    if uri == "off" or ship == "never" or importlib.util.find_spec("mlflow") is None:
+        return None
+    from kdscale.trackers.shipping import start_shipper
+
+    return start_shipper(root.path, folder, uri, plan.tracking["experiment"])
+
+
+def _agreed(plan: Plan, root: Root, options: argparse.Namespace) -> bool:
+    """Ask the one question, above 100 jobs or 10 GB; refuse what the disk cannot hold."""
+    todo = plan.todo
+    size = sum(stage.cost.bytes for stage in todo)
+    root.path.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(root.path).free
+    if size > free:
+        raise ConfigError(f"the sweep may write {size / 1e9:.1f} GB, {root.path} has {free / 1e9:.1f} GB free (launch/runs.py du)")
+    if options.yes or (len(todo) <= ASK_ABOVE_JOBS and size <= ASK_ABOVE_BYTES):
+        return True
+    question = f"{len(todo)} stages to run, up to {size / 1e9:.1f} GB to write; go on? [y/N] "
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question.removesuffix('; go on? [y/N] ')}: say --yes")
+    return input(question).strip().lower() in ("y", "yes")
+
+
+def _conclude(
+    plan: Plan, folder: Path, root: Root, states: dict[str, str], console: Console, shipped: dict[str, Any]
+) -> int:
+    """Write results and report, print the summary, and say where everything is."""
+    from kdscale.report.page import write_report
+    from kdscale.report.results import write_results
+    from kdscale.report.tables import summary
+
+    write_results(folder)
+    page = write_report(folder)
+    console.print()
+    console.print(summary(folder))
+    paths = {"report": page, "results": folder / "results.json"}
+    for what, path in paths.items():
+        console.print(f"{what:9} {path}", markup=False, highlight=False, soft_wrap=True)
+    if shipped:
+        console.print(f"{'tracking':9} {shipped.get('uri', '')}", markup=False, highlight=False, soft_wrap=True)
+        for problem in shipped.get("problems", []):
+            console.print(f"          {problem}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{'look':9} python launch/track.py ui --runs {root.path}", markup=False, highlight=False)
+    unfinished = [d for d in plan.stages if states.get(d) != "done"]
+    return FAILED if unfinished else DONE
+
+

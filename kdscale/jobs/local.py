@@ -1,0 +1,286 @@
+"""Run a plan on this machine: each stage over its own processes, parents before children.
+
+A stage whose worker dies without a word is started again from its checkpoint as long as it gets further
+each time; one that fails by its own error blocks what depends on it, and everything else goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdscale import atomic
+from kdscale.errors import StageError
+from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, error_file
+from kdscale.jobs.warm import WarmParent
+from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.pipeline.plan import Plan, PlannedStage
+
+__all__ = ["LocalRun", "prepare_folders"]
+
+POLL_S = 0.1
+GRACE_S = 60.0
+ATTEMPTS_WITHOUT_PROGRESS = 3
+FINAL = frozenset({"done", "failed", "blocked", "cancelled", "paused"})
+
+
+def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
+    """Create or open each stage's folder and write down what it is; finished stages stay as they are."""
+    for stage in plan.todo:
+        old = root.stage(stage.digest)
+        if old is not None and old.writable and stage.reuse.replace:
+            _make_way(old)
+        folder = root.create_stage(stage.name, stage.digest)
+        known = folder.definition() if (folder.path / "stage.yaml").exists() else {}
+        keep = sorted({*known.get("keep", []), *stage.definition.get("keep", [])})
+        folder.write_definition(stage.definition | ({"keep": keep} if keep else {}) | {"sweep": plan.folder_name})
+        state = folder.state().get("state", "waiting")
+        if state in ("blocked", "waiting", "paused", "cancelled") or (state == "failed" and retry_failed):
+            (folder.path / "cancel.json").unlink(missing_ok=True)
+            if folder.claimant() is None:
+                folder.write_state(state="waiting", reason="")
+
+
+def _make_way(folder: StageFolder) -> None:
+    """Put a result that is made anew out of the way; it can be brought back by renaming."""
+    if folder.claimant() is not None:
+        raise StageError(f"{folder.path.name} is being made right now by another process; it cannot be made anew")
+    aside = folder.path.with_name(f"replaced-{folder.path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder.path, aside)
+
+
+@dataclass
+class _Running:
+    """A stage's live workers."""
+
+    stage: PlannedStage
+    folder: StageFolder
+    attempt: int
+    pids: list[int]
+    began_at_step: int
+    ended: dict[int, int] = field(default_factory=dict)
+    stopping_since: float | None = None
+
+
+class LocalRun:
+    """Works through a plan.
+
+    Args:
+        root: the runs root.
+        plan: with its folders prepared.
+        say: prints one line.
+        parallel: stages at once; by default as many as there are cores for.
+        warm: the parent of workers.
+    """
+
+    def __init__(
+        self, root: Root, plan: Plan, say: Callable[[str], None], *, parallel: int | None, warm: WarmParent
+    ) -> None:
+        self._root, self._plan, self._say, self._warm = root, plan, say, warm
+        self._cores = len(os.sched_getaffinity(0))
+        self._parallel = parallel
+        self._running: dict[str, _Running] = {}
+        self._waiting = {stage.digest: stage for stage in plan.todo}
+        self._futile: dict[str, int] = {}
+        self._stop_signals = 0
+        self.states: dict[str, str] = {digest: "done" for digest, s in plan.stages.items() if s.reuse.done}
+
+    def ask_to_stop(self) -> None:
+        """Ctrl-C: the first saves and stops all stages, the second ends them at once."""
+        self._stop_signals += 1
+        number = signal.SIGTERM if self._stop_signals == 1 else signal.SIGKILL
+        for running in self._running.values():
+            self._signal(running, number)
+        if self._stop_signals == 1 and self._running:
+            self._say("stopping: each stage saves a checkpoint first (again to end at once)")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the user asked for the end."""
+        return self._stop_signals > 0
+
+    def run(self, on_tick: Callable[[], None]) -> dict[str, str]:
+        """Run to the end; returns each stage's final state by digest."""
+        for digest, stage in list(self._waiting.items()):
+            state = stage.reuse.state
+            if state == "failed" and self._folder(stage).state().get("state") == "failed":
+                self._say(f"{stage.name} failed earlier: {self._folder(stage).state().get('reason')} (--retry-failed)")
+                self._conclude(digest, "failed")
+        while self._running or (self._waiting and not self.stopped):
+            self._collect()
+            if not self.stopped:
+                self._start_what_can()
+                self._adopt_what_others_made()
+            on_tick()
+            time.sleep(POLL_S)
+        for digest in self._waiting:
+            self.states.setdefault(digest, "waiting")
+        return self.states
+
+    # ------------------------------------------------------------------ starting
+
+    def _start_what_can(self) -> None:
+        for digest, stage in list(self._waiting.items()):
+            parents = [self.states.get(parent) for parent, _ in stage.parents.values()]
+            if any(state in ("failed", "blocked", "cancelled") for state in parents):
+                self._block(stage)
+            elif all(state == "done" for state in parents) and self._room_for(stage) and not self._held(stage):
+                del self._waiting[digest]
+                self._start(stage)
+
+    def _block(self, stage: PlannedStage) -> None:
+        bad = [self._plan.stages[p].name for p, _ in stage.parents.values() if self.states.get(p) != "done"]
+        self._folder(stage).write_state(state="blocked", reason=f"{', '.join(bad)} did not finish")
+        self._conclude(stage.digest, "blocked")
+
+    def _room_for(self, stage: PlannedStage) -> bool:
+        if self._parallel is not None:
+            return len(self._running) < self._parallel
+        busy = sum(len(running.pids) for running in self._running.values())
+        return not self._running or busy + _processes(stage) <= self._cores
+
+    def _held(self, stage: PlannedStage) -> bool:
+        """Whether another launcher's workers are at it."""
+        return self._folder(stage).claimant() is not None
+
+    def _adopt_what_others_made(self) -> None:
+        for digest, stage in list(self._waiting.items()):
+            if self._folder(stage).state().get("state") == "done":
+                self._conclude(digest, "done")
+
+    def _start(self, stage: PlannedStage) -> None:
+        folder = self._folder(stage)
+        attempt = len(folder.state().get("attempts", [])) + 1
+        world, port = _processes(stage), _free_port()
+        pids = []
+        for rank in range(world):
+            environment = {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+                "OMP_NUM_THREADS": str(max(1, self._cores // world)) if world == 1 else "1",
+                "KDSCALE_ATTEMPT": str(attempt), "KDSCALE_REUSE": os.pathsep.join(map(str, self._root.reuse)),
+            }  # fmt: skip
+            log = folder.logs / f"attempt{attempt}-rank{rank}.log"
+            pids.append(self._warm.start(self._root.path, stage.digest, environment, log))
+        step = int(folder.state().get("step", 0))
+        self._running[stage.digest] = _Running(stage, folder, attempt, pids, step)
+
+    # ------------------------------------------------------------------ ending
+
+    def _collect(self) -> None:
+        for digest, running in list(self._running.items()):
+            for pid in running.pids:
+                code = self._warm.poll(pid) if pid not in running.ended else None
+                if code is not None:
+                    running.ended[pid] = code
+            if len(running.ended) == len(running.pids):
+                del self._running[digest]
+                self._end(running)
+            elif any(code not in (DONE, INTERRUPTED, CANCELLED) for code in running.ended.values()):
+                self._give_up_on_the_rest(running)
+
+    def _give_up_on_the_rest(self, running: _Running) -> None:
+        """One rank is gone: the others wait for it in a collective and will never notice."""
+        if running.stopping_since is None:
+            running.stopping_since = time.monotonic()
+        elif time.monotonic() - running.stopping_since > 2.0:
+            self._signal(running, signal.SIGKILL)
+
+    def _end(self, running: _Running) -> None:
+        """Decide what an ended stage is, from its exit codes and what its ranks wrote down."""
+        folder, stage = running.folder, running.stage
+        state = folder.state()
+        if state.get("state") == "done":
+            self._note_end(running, "done")
+            self._conclude(stage.digest, "done")
+            return
+        verdict, reason = self._verdict(running)
+        self._note_end(running, verdict)
+        folder.write_state(state=verdict, reason=reason)
+        if verdict == "interrupted" and not self.stopped:
+            self._waiting[stage.digest] = stage  # goes on from its checkpoint
+            self._say(f"{stage.name}: {reason}; going on from step {state.get('step', 0)}")
+            return
+        self._conclude(stage.digest, verdict)
+        if verdict in ("failed", "paused"):
+            self._say(f"{stage.name} {verdict}: {reason}\n  log: {folder.logs / f'attempt{running.attempt}-rank0.log'}")
+
+    def _verdict(self, running: _Running) -> tuple[str, str]:
+        codes = list(running.ended.values())
+        if CANCELLED in codes or (running.folder.path / "cancel.json").exists():
+            return "cancelled", "cancelled by its user"
+        cause = _first_cause(running)
+        if cause is not None:
+            kind = "" if cause["own"] else f"{cause['kind']}: "
+            return ("paused" if cause["disk_full"] else "failed"), f"{kind}{cause['message']}"
+        if self.stopped or INTERRUPTED in codes:
+            return "interrupted", running.folder.state().get("reason") or "stopped by its user"
+        return self._after_loss(running, codes)
+
+    def _after_loss(self, running: _Running, codes: list[int]) -> tuple[str, str]:
+        """A worker died without a word (killed, out of memory): again, while steps advance."""
+        killed = [-code for code in codes if code < 0]
+        how = signal.Signals(killed[0]).name if killed else f"exit code {codes[0]}"
+        digest = running.stage.digest
+        further = int(running.folder.state().get("step", 0)) > running.began_at_step
+        self._futile[digest] = 0 if further else self._futile.get(digest, 0) + 1
+        if self._futile[digest] >= ATTEMPTS_WITHOUT_PROGRESS:
+            return "paused", f"workers died {ATTEMPTS_WITHOUT_PROGRESS} times ({how}) without getting further"
+        return "interrupted", f"a worker died ({how})"
+
+    def _note_end(self, running: _Running, outcome: str) -> None:
+        running.folder.note_attempt(ended=time.time(), outcome=outcome)
+
+    def _conclude(self, digest: str, state: str) -> None:
+        self._waiting.pop(digest, None)
+        self.states[digest] = state
+
+    def _signal(self, running: _Running, number: int) -> None:
+        for pid in running.pids:
+            if pid not in running.ended:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+
+    def _folder(self, stage: PlannedStage) -> StageFolder:
+        folder = self._root.stage(stage.digest)
+        assert folder is not None
+        return folder
+
+
+def _processes(stage: PlannedStage) -> int:
+    return 1 if stage.kind == "convert" else int(stage.definition["spec"]["engine"]["processes"])
+
+
+def _first_cause(running: _Running) -> dict[str, Any] | None:
+    """The cause that a rank wrote down; a rank that merely lost its peers is not the cause."""
+    causes = []
+    for rank in range(len(running.pids)):
+        document = atomic.read_json(error_file(running.folder.path, running.attempt, rank))
+        if document is not None:
+            causes.append(document)
+    own = [cause for cause in causes if not _is_echo(cause)]
+    return next(iter(own), None)
+
+
+def _is_echo(cause: dict[str, Any]) -> bool:
+    """Whether a rank only noticed that another one is gone."""
+    text = cause["message"].lower()
+    return cause["kind"] in ("RuntimeError", "DistBackendError", "DistNetworkError") and any(
+        word in text for word in ("connection closed", "connection reset", "gloo", "nccl", "connectfullmesh", "timed out")
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,134 @@
+"""One process of one stage: what a cluster starts, and what a local run starts.
+
+    python -m kdscale.jobs.stage_job ROOT DIGEST        with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set
+
+Everything it needs is found on disk from these two strings, so starting it again is always right.
+Exit codes: 0 done, 75 interrupted (it saved itself and will go on), 1 failed, 143 cancelled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from kdscale import atomic
+
+__all__ = ["CANCELLED", "DONE", "FAILED", "INTERRUPTED", "die_with_parent", "error_file", "main"]
+
+DONE, FAILED, INTERRUPTED, CANCELLED = 0, 1, 75, 143
+_PR_SET_PDEATHSIG = 1
+log = logging.getLogger("kdscale")
+
+
+def main(root: Path, digest: str) -> NoReturn:
+    """Run the stage and leave the process with its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    code = FAILED
+    try:
+        code = _run(root, digest)
+    except BaseException as error:  # whatever it is, it must be written down before the process is gone
+        _record(root, digest, error)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # past the interpreter's own exit, where gloo's threads sometimes abort a process that has done its work
+        os._exit(code)
+
+
+def _run(root: Path, digest: str) -> int:
+    import torch
+
+    from kdscale import ranks
+    from kdscale.pipeline.artifacts import Root
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    folder = Root.find(root).stage(digest)
+    if folder is not None and folder.definition()["kind"] == "convert":
+        from kdscale.train.convert import run_conversion
+
+        run_conversion(root, digest)
+        return DONE
+    from kdscale.train.stage import run_stage
+    from kdscale.train.stop import Stop
+
+    stop = Stop()
+    _listen(stop)
+    ranks.join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if run_stage(root, digest, stop) == "done":
+        return DONE
+    cancelled = folder is not None and (folder.path / "cancel.json").exists()
+    return CANCELLED if cancelled else INTERRUPTED
+
+
+def _listen(stop: Any) -> None:
+    """Turn signals into a request; nothing else happens in a handler."""
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        del frame
+        stop.ask(f"asked to stop by {signal.Signals(number).name}")
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGUSR2, asked)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the launcher's to handle
+
+
+def error_file(stage_folder: Path, attempt: int, rank: int) -> Path:
+    """Where a rank leaves the cause of its end."""
+    return stage_folder / "logs" / f"attempt{attempt}-rank{rank}.error.json"
+
+
+def _record(root: Path, digest: str, error: BaseException) -> None:
+    from kdscale.pipeline.artifacts import Root
+
+    folder = Root.find(root).stage(digest)
+    if folder is None:
+        return
+    rank, attempt = int(os.environ.get("RANK", "0")), int(os.environ.get("KDSCALE_ATTEMPT", "1"))
+    document = {
+        "rank": rank,
+        "kind": type(error).__name__,
+        "message": str(error) or type(error).__name__,
+        "disk_full": _disk_full(error),
+        "own": type(error).__module__.startswith("kdscale."),
+    }
+    try:
+        atomic.write_json(error_file(folder.path, attempt, rank), document)
+    except OSError:
+        print(json.dumps(document), file=sys.stderr)  # noqa: T201 - the disk may be the very problem
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies: a killed launcher leaves no writer."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died in between
+        os._exit(FAILED)
+
+
+if __name__ == "__main__":
+    if os.environ.get("KDSCALE_PARENT") == str(os.getppid()):
+        die_with_parent()
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,93 @@
+"""What a stage will cost, known before it runs: steps, FLOPs, bytes, files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdscale.api import DatasetInfo
+from kdscale.config.schema import StageSpec
+from kdscale.nn.network import Network
+
+__all__ = ["Cost", "conversion_cost", "forward_flops", "training_cost", "training_rows"]
+
+FLOAT_BYTES = 4
+CHECKPOINT_FILES = 5
+SNAPSHOT_FILES = 2
+STAGE_FILES = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Planned cost of one stage; FLOPs count a multiply-add as two."""
+
+    steps: int = 0
+    epochs: int = 0
+    params: int = 0
+    flops: int = 0
+    """Forward, one image, of the student."""
+    teacher_flops: int = 0
+    """Forward, one image, of all teachers together."""
+    train_flops: int = 0
+    """Whole stage: three forwards' worth a student image (forward, two in backward), one a teacher image."""
+    bytes: int = 0
+    """On disk, at the largest."""
+    inodes: int = 0
+
+    def document(self) -> dict[str, int]:
+        """As it is written to plan.json."""
+        return asdict(self)
+
+
+def forward_flops(network: Network, info: DatasetInfo, size: int) -> int:
+    """FLOPs of one image's forward pass, counted by torch on the real network."""
+    images = torch.zeros(1, info.channels, size, size, dtype=torch.uint8)
+    training = network.training
+    network.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(images)
+    network.train(training)
+    return int(counter.get_total_flops())
+
+
+def training_rows(spec: StageSpec, info: DatasetInfo) -> int:
+    """Rows that are trained on: after the validation split and the limit (rounding a class apart aside)."""
+    left = info.train_rows - round(info.train_rows * spec.data.val_fraction)
+    return min(left, spec.data.limit or left)
+
+
+def training_cost(spec: StageSpec, info: DatasetInfo, params: int, flops: int, teacher_flops: int, kept: int) -> Cost:
+    """Cost of a training stage.
+
+    Args:
+        spec: the resolved stage.
+        info: its data.
+        params: of the student.
+        flops: forward of the student, one image.
+        teacher_flops: forward of its teachers, one image.
+        kept: snapshots that will be kept.
+    """
+    train = spec.train
+    steps = train.epochs * (training_rows(spec, info) // train.batch_size)
+    held = 1 + (1 if train.optimizer == "sgd" else 2) + (1 if train.ema else 0)
+    checkpoints = (train.keep_checkpoints + 1) * held * params * FLOAT_BYTES if train.epochs else 0
+    return Cost(
+        steps=steps,
+        epochs=train.epochs,
+        params=params,
+        flops=flops,
+        teacher_flops=teacher_flops,
+        train_flops=steps * train.batch_size * (3 * flops + teacher_flops),
+        bytes=checkpoints + kept * params * FLOAT_BYTES,
+        inodes=STAGE_FILES + kept * SNAPSHOT_FILES + (train.keep_checkpoints + 1) * CHECKPOINT_FILES,
+    )
+
+
+def conversion_cost(definition: dict[str, Any], info: DatasetInfo) -> Cost:
+    """Cost of converting a data set (raw pixels; JPEG is smaller)."""
+    side = definition["store_size"]
+    rows = info.train_rows + info.test_rows
+    return Cost(bytes=rows * side * side * info.channels, inodes=6)

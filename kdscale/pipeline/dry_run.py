@@ -1,0 +1,80 @@
+"""Build each distinct architecture once, run it forward and backward on made-up images, and count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdscale.api import DatasetInfo
+from kdscale.config.schema import StageSpec
+from kdscale.errors import ConfigError
+from kdscale.pipeline.assemble import Parent, assemble, dry_backward, freeze, image_size
+from kdscale.pipeline.cost import forward_flops, training_rows
+
+__all__ = ["DryRun", "dry_run"]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a dry run of a stage's networks and terms tells."""
+
+    params: int
+    flops: int
+    """Forward, one image, of the student."""
+    teacher_flops: int
+    frozen: list[str]
+    """Parameters that no term reaches."""
+    model: str
+    """One phrase for tables, such as "resnet_cifar depth=20"."""
+
+
+_seen: dict[str, DryRun] = {}
+
+
+def dry_run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, StageSpec]) -> DryRun:
+    """Run a stage's mathematics once, without its weights; equal architectures are run once a process.
+
+    Raises:
+        ConfigError, PluginError, TapError, ShapeError: whatever would fail in training, with its key path.
+    """
+    key = json.dumps([_shape_of(spec), [(n, _shape_of(p)) for n, p in producers.items()], str(info)], default=str)
+    if key not in _seen:
+        _seen[key] = _run(spec, info, producers)
+    return _seen[key]
+
+
+def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, StageSpec]) -> DryRun:
+    size = image_size(spec, info)
+    parents = {name: Parent(producer) for name, producer in producers.items()}
+    rows = training_rows(spec, info)
+    steps = spec.train.epochs * (rows // spec.train.batch_size)
+    assembled = assemble(spec, info, parents, total_steps=max(1, steps), train_rows=info.train_rows)
+    frozen: list[str] = []
+    if spec.train.epochs:
+        if not any(spec.passes.values()):
+            raise ConfigError(f"stages.{spec.name}.losses: a stage that trains needs at least one term")
+        freeze(assembled.strategy, assembled.network, [], spec.train_only)
+        frozen = dry_backward(assembled, info, size, f"stages.{spec.name}")
+    return DryRun(
+        params=sum(p.numel() for p in assembled.network.model.parameters()),
+        flops=forward_flops(assembled.network, info, size),
+        teacher_flops=sum(forward_flops(teacher, info, size) for teacher in assembled.teachers.values()),
+        frozen=frozen,
+        model=phrase(spec),
+    )
+
+
+def phrase(spec: StageSpec) -> str:
+    """A student in one phrase: its model and arguments."""
+    arguments = [f"{k}={v}" for k, v in spec.student.arguments.items() if not isinstance(v, (dict, list))]
+    return " ".join([spec.student.model, *arguments])
+
+
+def _shape_of(spec: StageSpec) -> dict[str, Any]:
+    """What decides whether a stage's networks and terms fit; not its seeds, rates or schedule."""
+    kept = {"student", "teachers", "passes", "strategy", "options", "train_only"}
+    return spec.model_dump(mode="json", by_alias=True, include=kept) | {
+        "size": spec.data.size, "trains": spec.train.epochs > 0, "smoothing": spec.train.label_smoothing,
+    }  # fmt: skip

@@ -1,0 +1,66 @@
+"""Whether a stage's result lies on disk already, whole and made from exactly the same parents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kdscale.pipeline.artifacts import Root, StageFolder
+
+if TYPE_CHECKING:
+    from kdscale.pipeline.plan import PlannedStage
+
+__all__ = ["Reuse", "judge"]
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """The verdict on one stage."""
+
+    done: bool
+    state: str = "waiting"
+    """What the stage's folder says; waiting when there is none."""
+    because: str = "not made yet"
+    replace: bool = False
+    """The folder holds something that must make way before the stage runs."""
+
+
+def judge(root: Root, stage: PlannedStage, parents: Mapping[str, PlannedStage], *, forced: bool) -> Reuse:
+    """Look at a stage's folder, here and under the roots that may be reused.
+
+    Args:
+        root: the runs root.
+        stage: as planned.
+        parents: its parents, judged already.
+        forced: the user wants it made anew.
+    """
+    folder = root.stage(stage.digest)
+    if folder is None:
+        return Reuse(done=False)
+    state = folder.state().get("state", "waiting")
+    if forced:
+        return Reuse(done=False, state=state, because="--fresh asks for it", replace=True)
+    if state != "done":
+        return Reuse(done=False, state=state, because=f"{state}, goes on from where it stopped")
+    changed = _changed(root, folder, stage, parents)
+    if changed:
+        return Reuse(done=False, state=state, because=changed, replace=True)
+    return Reuse(done=True, state="done", because=f"done ({folder.path})")
+
+
+def _changed(root: Root, folder: StageFolder, stage: PlannedStage, parents: Mapping[str, PlannedStage]) -> str:
+    """Why a finished stage cannot be taken as it is; empty when it can."""
+    state = folder.state()
+    for selector in stage.definition.get("keep", []):
+        if not selector.startswith("acc:") and selector not in state.get("weights", {}):
+            return f"its snapshot {selector} was not kept"
+    for role, used in state.get("consumed", {}).items():
+        digest, selector = stage.parents[role]
+        if not parents[digest].reuse.done:
+            return f"{role} ({parents[digest].name}) is made anew"
+        parent = root.stage(digest)
+        now = parent.state().get("weights", {}).get(selector) if parent else None
+        if now != used:
+            return f"{role} has other weights now than those it was made from"
+    return ""
