@@ -95,7 +95,7 @@ def test_models_import_torch_only(path: Path) -> None:
 
 DRAWS = re.compile(
     r"(torch|F|functional|nn\.functional)\.(rand|randn|randint|randperm|normal|bernoulli|multinomial|poisson|rand_like"
-    r"|randn_like|randint_like|gumbel_softmax|dropout\w*)|(np|numpy)\.random\..*|(os\.urandom|secrets\..*)"
+    r"|randn_like|randint_like|gumbel_softmax|dropout\w*)|(np|numpy)\.random\..*|os\.urandom"
     r"|.*\.(normal_|uniform_|random_|bernoulli_|exponential_|log_normal_|cauchy_|geometric_)"
 )
 
@@ -142,7 +142,9 @@ MAY_UNWRAP = ["kdscale/api.py", "kdscale/engines/*", "kdscale/export/*", "kdscal
 def test_the_student_is_reached_unwrapped_in_evaluation_and_export_only(path: Path) -> None:
     if not any(fnmatch.fnmatch(name_of(path), home) for home in MAY_UNWRAP):
         tree = ast.parse(path.read_text())
-        found = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in ("unwrapped", "module")]
+        trains = path.parent.name in {"train", "strategies", "losses", "modifiers", "teachers"}
+        forbidden = {"unwrapped", "module"} if trains else {"unwrapped"}
+        found = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in forbidden]
         assert not found, f"{name_of(path)}, lines {found}: a student called unwrapped skips the gradient all-reduce"
 
 
@@ -151,7 +153,8 @@ def test_nothing_is_evaluated_unpickled_or_given_to_a_shell(path: Path) -> None:
     for call in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
         name, given = dotted(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
         where = f"{name_of(path)}:{call.lineno}"
-        assert name not in {"eval", "exec", "os.system", "os.popen", "yaml.load"}, f"{where}: {name}"
+        assert name not in {"eval", "exec", "os.system", "os.popen"}, f"{where}: {name}"
+        assert name != "yaml.load" or "SafeLoader" in given.get("Loader", ""), f"{where}: yaml.load without SafeLoader"
         assert not name.startswith("pickle."), f"{where}: {name}"
         assert given.get("shell", "False") == "False", f"{where}: a shell"
         assert given.get("allow_pickle", "False") == "False", f"{where}: a pickle"
