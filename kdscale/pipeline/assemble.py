@@ -29,6 +29,8 @@ class Parent:
     """A producing stage, as far as its network is concerned."""
 
     spec: StageSpec
+    info: DatasetInfo
+    """Of the data that it was trained on."""
     weights: Path | None = None
     """File to load; None builds it with fresh weights (for planning)."""
 
@@ -187,10 +189,12 @@ def _wanted_taps(terms: Sequence[TermConfig]) -> dict[str | None, list[str]]:
 
 
 def _teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence[str]) -> Network:
+    """A producer's network: built for the data that it knows, shown this stage's views."""
     spec = parent.spec
     return build_network(
-        spec.student, info, size, taps=taps, seed=spec.seed, snapshot=parent.weights, plugins=spec.plugins
-    )
+        spec.student, parent.info, image_size(spec, parent.info), taps=taps, seed=spec.seed, snapshot=parent.weights,
+        views=(info.channels, size), plugins=spec.plugins,
+    )  # fmt: skip
 
 
 def _term(

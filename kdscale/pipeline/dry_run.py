@@ -33,24 +33,23 @@ class DryRun:
 _seen: dict[str, DryRun] = {}
 
 
-def dry_run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, StageSpec]) -> DryRun:
+def dry_run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent]) -> DryRun:
     """Run a stage's mathematics once, without its weights; equal architectures are run once a process.
 
     Raises:
         ConfigError, PluginError, TapError, ShapeError: whatever would fail in training, with its key path.
     """
-    key = json.dumps([_shape_of(spec), [(n, _shape_of(p)) for n, p in producers.items()], str(info)], default=str)
+    key = json.dumps([_shape_of(spec), [(n, _shape_of(p.spec), str(p.info)) for n, p in producers.items()], str(info)], default=str)
     if key not in _seen:
         _seen[key] = _run(spec, info, producers)
     return _seen[key]
 
 
-def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, StageSpec]) -> DryRun:
+def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent]) -> DryRun:
     size = image_size(spec, info)
-    parents = {name: Parent(producer) for name, producer in producers.items()}
     rows = training_rows(spec, info)
     steps = spec.train.epochs * (rows // spec.train.batch_size)
-    assembled = assemble(spec, info, parents, total_steps=max(1, steps), train_rows=info.train_rows)
+    assembled = assemble(spec, info, producers, total_steps=max(1, steps), train_rows=info.train_rows)
     frozen: list[str] = []
     if spec.train.epochs:
         if not any(spec.passes.values()):

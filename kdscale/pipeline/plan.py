@@ -22,6 +22,7 @@ from kdscale.config.load import Sweep, Trial, parse_reference, resolve_stages
 from kdscale.config.schema import DataConfig, StageSpec
 from kdscale.errors import ConfigError
 from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.assemble import Parent
 from kdscale.pipeline.cost import Cost, conversion_cost, training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
 from kdscale.pipeline.reuse import Reuse, judge
@@ -261,8 +262,12 @@ class _Planner:
         return self._data[key]
 
     def _dry_run(self, spec: StageSpec, parents: Mapping[str, tuple[str, str]], info: DatasetInfo) -> DryRun:
-        producers = {role: self._by_digest[digest] for role, (digest, _) in parents.items() if role in spec.teachers}
+        producers = {role: self._producer(digest) for role, (digest, _) in parents.items() if role in spec.teachers}
         return dry_run(spec, info, producers)
+
+    def _producer(self, digest: str) -> Parent:
+        spec = self._by_digest[digest]
+        return Parent(spec, self._dataset(spec.data)[1])
 
     def _want(self, producer: str, selector: str, spec: StageSpec) -> None:
         source = self._by_digest[producer]

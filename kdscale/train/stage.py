@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kdscale import __version__, atomic, checkpoint, ranks
 from kdscale.api import Batch, DatasetInfo
@@ -28,6 +28,7 @@ from kdscale.data.store import Store
 from kdscale.engines.ddp import DdpEngine
 from kdscale.errors import StageError
 from kdscale.nn.sync_bn import average_buffers, to_sync_bn
+from kdscale.nn.weights import fit_tensors
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
 from kdscale.pipeline.assemble import Assembled, Parent, assemble, freeze, image_size, keep_frozen_in_eval
 from kdscale.teachers.network import NetworkTeacher
@@ -185,7 +186,9 @@ class _StageRun:
                     f"python launch/sweep.py CONFIG --fresh {folder.name} makes it anew"
                 )
             self._consumed[role] = actual
-            found[role] = Parent(StageSpec.model_validate(folder.definition()["spec"]), weights)
+            definition = folder.definition()
+            spec, info = StageSpec.model_validate(definition["spec"]), DatasetInfo(**definition["data"]["info"])
+            found[role] = Parent(spec, info, weights)
         return found
 
     def _store(self) -> Store:
@@ -196,19 +199,11 @@ class _StageRun:
 
     def _initialise(self, model: torch.nn.Module, parent: Parent) -> None:
         """Start from another stage's weights, except the parts that start fresh."""
-        from safetensors.torch import load_file
-
-        assert parent.weights is not None and self.spec.init_from is not None
-        skipped = tuple(f"{part}." for part in self.spec.init_from.skip)
-        saved = {k: v for k, v in load_file(parent.weights).items() if not k.startswith(skipped)}
-        lacking = [k for k in model.state_dict() if k not in saved and not k.startswith(skipped)]
-        odd = [k for k in saved if k not in model.state_dict()]
-        if lacking or odd:
-            raise StageError(
-                f"init_from {self.spec.init_from.from_}: does not fit: missing {lacking[:5]}, unknown {odd[:5]}; "
-                "name parts that start fresh in init_from.skip"
-            )
-        model.load_state_dict(saved, strict=False)
+        assert parent.weights is not None
+        assert self.spec.init_from is not None
+        skip = self.spec.init_from.skip
+        saved = {k: v for k, v in load_file(parent.weights).items() if k.partition(".")[0] not in skip}
+        fit_tensors(model, saved, strict=skip or True, source=f"init_from {self.spec.init_from.from_}")
 
     def _channels_last(self) -> bool:
         """Whether the student runs channels-last: measured to pay except for bf16 on a CPU (0.8 to 0.9 x)."""

@@ -1,0 +1,69 @@
+"""Run a plan in this very process, one stage after the other: for debuggers and smoke runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from kdscale.errors import KDScaleError
+from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.plan import Plan, PlannedStage
+from kdscale.train.convert import run_conversion
+from kdscale.train.stage import run_stage
+from kdscale.train.stop import Stop
+
+__all__ = ["run_inline", "run_one"]
+
+
+def run_inline(root: Root, plan: Plan, say: Callable[[str], None]) -> dict[str, str]:
+    """Run every stage that is not done; returns each stage's final state by digest.
+
+    An exception that is not kdscale's own passes through, so that a debugger sees it where it happened.
+    """
+    states = {digest: "done" for digest, stage in plan.stages.items() if stage.reuse.done}
+    stop = Stop()
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.ask("asked to stop by its user")
+
+    old = signal.signal(signal.SIGINT, asked)
+    try:
+        for stage in plan.todo:
+            if any(states.get(parent) != "done" for parent, _ in stage.parents.values()):
+                states[stage.digest] = "blocked"
+                continue
+            say(f"{stage.name} ({stage.model})")
+            states[stage.digest] = run_one(root, stage, stop)
+            say(f"  {states[stage.digest]}: {_headline(root, stage)}")
+            if states[stage.digest] == "interrupted":
+                break
+    finally:
+        signal.signal(signal.SIGINT, old)
+    return states
+
+
+def run_one(root: Root, stage: PlannedStage, stop: Stop) -> str:
+    """Run one stage here; returns its state."""
+    folder = root.stage(stage.digest)
+    assert folder is not None
+    try:
+        if stage.kind == "convert":
+            run_conversion(root.path, stage.digest)
+            outcome = "done"
+        else:
+            outcome = run_stage(root.path, stage.digest, stop)
+    except KDScaleError as error:
+        outcome = "failed"
+        folder.write_state(state="failed", reason=str(error))
+    folder.note_attempt(ended=time.time(), outcome=outcome)
+    return outcome
+
+
+def _headline(root: Root, stage: PlannedStage) -> str:
+    folder = root.stage(stage.digest)
+    state = folder.state() if folder else {}
+    top1 = state.get("results", {}).get("top1")
+    return f"top-1 {top1:.4f} on test" if top1 is not None else str(state.get("reason", ""))

@@ -1,0 +1,92 @@
+"""`--smoke`: two real steps of every distinct stage, stopped and resumed in between, evaluated and exported.
+
+The canary that a dry run is not: real data, real loaders, real checkpoints; in this process, in a folder
+that is removed afterwards.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from kdscale.config.load import Sweep
+from kdscale.errors import KDScaleError
+from kdscale.jobs.inline import run_one
+from kdscale.jobs.local import prepare_folders
+from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.plan import Plan, PlannedStage
+from kdscale.train.stop import Stop, StopAfter
+
+__all__ = ["smoke"]
+
+STEPS = 2
+ROWS_HELD_OUT = 64
+
+
+def smoke(plan: Plan, sweep: Sweep, root: Root, console: Console) -> int:
+    """Run the smoke test of a plan; returns the exit code."""
+    del sweep
+    with tempfile.TemporaryDirectory(prefix="kdscale-smoke-") as scratch:
+        here = Root(Path(scratch), [root.path, *root.reuse])
+        failed = [stage.name for stage in _distinct(plan) if not _try(here, stage, console)]
+    console.print("smoke test " + (f"FAILED: {', '.join(failed)}" if failed else "passed"), markup=False)
+    return 1 if failed else 0
+
+
+def _distinct(plan: Plan) -> list[PlannedStage]:
+    """One stage of each kind (seeds and rates do not make a kind), and everything that it takes from."""
+    chosen: dict[str, PlannedStage] = {}
+    seen: set[str] = set()
+    for stage in plan.stages.values():
+        spec = stage.definition["spec"]
+        kind = str([spec.get(k) for k in ("student", "passes", "strategy", "options")]) + stage.kind + stage.model
+        if kind not in seen:
+            seen.add(kind)
+            _with_parents(plan, stage, chosen)
+    return list(chosen.values())
+
+
+def _with_parents(plan: Plan, stage: PlannedStage, chosen: dict[str, PlannedStage]) -> None:
+    for digest, _ in stage.parents.values():
+        _with_parents(plan, plan.stages[digest], chosen)
+    chosen.setdefault(stage.digest, stage)
+
+
+def _try(here: Root, stage: PlannedStage, console: Console) -> bool:
+    if stage.kind == "convert":
+        prepare_folders(here, _only(stage), retry_failed=False)
+        return run_one(here, stage, Stop()) == "done"
+    short = _shortened(stage)
+    prepare_folders(here, _only(short), retry_failed=False)
+    try:
+        first = run_one(here, short, StopAfter(1)) if stage.cost.steps else "interrupted"
+        second = run_one(here, short, Stop())
+    except KDScaleError as error:
+        console.print(f"  {stage.name}: {error}", markup=False)
+        return False
+    folder = here.stage(stage.digest)
+    assert folder is not None
+    said = folder.state()
+    good = (first, second) == ("interrupted", "done") and folder.snapshot("last").exists()
+    console.print(f"  {stage.name:20} {'ok' if good else 'FAILED: ' + str(said.get('reason'))}", markup=False)
+    return good
+
+
+def _shortened(stage: PlannedStage) -> PlannedStage:
+    """The same stage over two global batches, with a few rows held out."""
+    spec = dict(stage.definition["spec"])
+    train, data = dict(spec.get("train", {})), dict(spec.get("data", {}))
+    rows = STEPS * int(train.get("batch_size", 128))
+    train |= {"epochs": min(1, int(train.get("epochs", 10))), "log_every_steps": 1}
+    data |= {"limit": rows, "limit_test": ROWS_HELD_OUT}
+    spec |= {"train": train, "data": data, "expect": None}
+    keep = [k for k in stage.definition.get("keep", []) if not k.startswith(("epoch:", "acc:"))]
+    parents = {role: {**parent, "selector": "last"} for role, parent in stage.definition["parents"].items()}
+    return replace(stage, definition=stage.definition | {"spec": spec, "keep": keep, "parents": parents})
+
+
+def _only(stage: PlannedStage) -> Plan:
+    return Plan("smoke", stage.digest, {}, [], {stage.digest: replace(stage, reuse=type(stage.reuse)(done=False))}, {})
