@@ -74,7 +74,8 @@ class Source(Protocol):
 class Dataset(Protocol):
     """A plug-in of datasets/: finds, checks and reads one data set."""
 
-    info: DatasetInfo
+    @property
+    def info(self) -> DatasetInfo: ...
 
     def fingerprint(self) -> str:
         """Digest of published checksums, or of the list of (path, size); reads no pixels."""

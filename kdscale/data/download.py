@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from kdscale import atomic
 from kdscale.data.packages import md5_of
@@ -20,8 +19,12 @@ _ATTEMPTS = 3
 _CHUNK = 1 << 18
 
 
-class _Transient(OSError):
-    """The network failed in a way that may pass."""
+class _Failed(Exception):
+    """A mirror did not give the file."""
+
+    def __init__(self, message: str, *, may_pass: bool) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 def fetch(urls: Sequence[str], file: str, md5: str, folder: Path) -> Path:
@@ -50,16 +53,16 @@ def fetch(urls: Sequence[str], file: str, md5: str, folder: Path) -> Path:
         for url in urls:
             try:
                 return _from_mirror(url.rstrip("/") + "/" + file, md5, target)
-            except _Transient as error:
+            except _Failed as error:
                 errors.append(str(error))
         raise DataError("; ".join(errors))
 
 
 def _from_mirror(url: str, md5: str, target: Path) -> Path:
-    from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
+    from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
     again = retry(
-        retry=retry_if_exception_type(_Transient),
+        retry=retry_if_exception(lambda error: isinstance(error, _Failed) and error.may_pass),
         stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_exponential(multiplier=0.25, max=5),
         reraise=True,
@@ -73,13 +76,16 @@ def _once(url: str, md5: str, target: Path) -> None:
         try:
             with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
                 _copy(answer, side, url, int(answer.headers.get("Content-Length") or 0))
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise _Failed(f"{url}: {error}", may_pass=error.code >= 500) from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            raise _Transient(f"{url}: {error}") from error
-        if (found := md5_of(side)) != md5:
-            raise _Transient(f"{url}: MD5 {found}, published {md5} ({side.stat().st_size} bytes came)")
+            raise _Failed(f"{url}: {error}", may_pass=True) from error
+        if (found := md5_of(side)) != md5:  # a connection cut short looks like this too
+            raise _Failed(f"{url}: MD5 {found}, published {md5} ({side.stat().st_size} bytes came)", may_pass=True)
 
 
-def _copy(answer: BinaryIO, side: Path, url: str, size: int) -> None:
+def _copy(answer: http.client.HTTPResponse, side: Path, url: str, size: int) -> None:
     """Copy the answer with a progress bar on stderr (a terminal's; a log gets the finished line only)."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn

@@ -30,7 +30,8 @@ class Package:
     md5: str
     """Of the file as published."""
     pieces: Mapping[str, str]
-    """MD5 of each piece's own bytes, by name; "" where none is known."""
+    """MD5 of each piece's own bytes, by name. Where an archive is unpacked and these differ, the folder is a data set
+    of its own (with a fingerprint of its own), not an error."""
     folder: str = ""
     """What an archive unpacks to; a compressed single file unpacks to its one piece."""
 
@@ -83,22 +84,19 @@ def check(name: str, path: Path, package: Package) -> Checked:
     """Verify a package against its published checksums, packed or unpacked.
 
     Raises:
-        DataError: the bytes are not the published ones.
+        DataError: a packed file, or the only piece of one, does not hold the published bytes.
     """
     as_published = path.is_file() and md5_of(path) == package.md5
     pieces = {
         piece: hashlib.md5(content, usedforsecurity=False).hexdigest() for piece, content in contents(path, package)
     }
-    if as_published:
-        return Checked(pieces, published=True)
-    wrong = [piece for piece, md5 in package.pieces.items() if md5 and pieces[piece] != md5]
-    packed_anew = path.is_file() and not all(package.pieces.values())
-    if wrong or packed_anew:
+    wrong = [piece for piece, md5 in package.pieces.items() if pieces[piece] != md5]
+    if wrong and not as_published and path.is_file():
         raise DataError(
-            f"{path}: not the published {name} (MD5 {md5_of(path)} of the file, published {package.md5}"
-            f"{'; differs: ' + ', '.join(wrong) if wrong else ''}); it may be cut short: remove it and fetch it again"
+            f"{path}: not the published {name}: MD5 {md5_of(path)}, published {package.md5} "
+            f"({', '.join(wrong)} differs too); it may be cut short: remove it and fetch it again"
         )
-    return Checked(pieces, published=all(package.pieces.values()))
+    return Checked(pieces, published=as_published or not wrong)
 
 
 def md5_of(path: Path) -> str:

@@ -70,13 +70,26 @@ class PublishedFiles:
         return (data_root() or cache_folder() / "data") / self.publication.name
 
     def fingerprint(self) -> str:
-        """Digest the checksums of all pieces: equal however they are packed.
+        """Digest the published checksums, verified where the files are here: equal however they are packed.
+
+        With `download=False`, a set that is not here yet answers by what a download would bring, so that a
+        sweep can be planned before its data is fetched.
 
         Raises:
-            DataError: missing, or not the published bytes.
+            DataError: damaged; or missing, with downloads on and failing, or with nothing to download.
         """
-        lines = (f"{piece} {md5}\n" for piece, md5 in sorted(self.checksums().items()))
+        publication = self.publication
+        later = not self._download and bool(publication.urls) and not self.is_here()
+        if later or self.is_published():
+            lines = [f"{package.file} {package.md5}\n" for package in publication.packages]
+        else:
+            lines = [f"{piece} {md5}\n" for piece, md5 in sorted(self.checksums().items())]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def is_here(self) -> bool:
+        """Say whether the files lie on this machine; touches no network."""
+        self._found = self._found or self._on_disk()
+        return bool(self._found)
 
     def checksums(self, *, again: bool = False) -> dict[str, str]:
         """Return the verified MD5 of every piece; `again` hashes the bytes even if that was done before."""
@@ -84,7 +97,7 @@ class PublishedFiles:
         return {piece: md5 for entry in checked for piece, md5 in entry.pieces.items()}
 
     def is_published(self) -> bool:
-        """Say whether published checksums vouch for every byte (else only an unpacked archive's shape does)."""
+        """Say whether published checksums vouch for every byte; else it is an unpacked archive with other contents."""
         return all(self._checked(package).published for package in self.publication.packages)
 
     def read(self, *pieces: str) -> list[bytes]:

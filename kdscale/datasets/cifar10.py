@@ -18,14 +18,21 @@ from kdscale.data.sources import ArraySource, PublishedFiles
 __all__ = ["CIFAR10"]
 
 _FILE = "cifar-10-binary.tar.gz"
-_PIECES = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
+_TRAIN = {  # MD5 as github.com/rai-project/dldataset has them; the archive's own is the authors'
+    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+}
+_TEST = {"test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"}
 _PUBLICATION = Publication(
     name="cifar10",
     packages=(
         Package(
             _FILE,
             md5="c32a1d4ab5d03f1284b67883e8d87530",
-            pieces=dict.fromkeys(_PIECES["train"] + _PIECES["test"], ""),
+            pieces=_TRAIN | _TEST,
             folder="cifar-10-batches-bin",
         ),
     ),
@@ -64,4 +71,5 @@ class CIFAR10:
 
     def open(self, split: Literal["train", "test"]) -> ArraySource:
         rows: int = getattr(self.info, f"{split}_rows")
-        return open_cifar(self.files, _PIECES[split], label_bytes=1, classes=10, rows=rows)
+        pieces = list(_TRAIN if split == "train" else _TEST)
+        return open_cifar(self.files, pieces, label_bytes=1, classes=10, rows=rows)
