@@ -1,0 +1,192 @@
+"""The one door to FFCV 1.0.2: opened without its side effects, and an epoch of it without its traps.
+
+What is mended here, each with a test: importing it takes seconds and changes torch's thread count, and
+so does every epoch; an epoch that is left early leaks its thread; an error in its thread hangs the
+consumer; indices beyond the data are read all the same; a loader's length is frozen when it is made; and
+a batch is overwritten while somebody still holds it.
+"""
+
+from __future__ import annotations
+
+import copy
+import queue
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from kdscale.data.views import Bytes, Rows, ViewFunction
+from kdscale.errors import DataError
+
+if TYPE_CHECKING:
+    from ffcv.loader import Loader
+
+__all__ = ["Epoch", "open_ffcv", "open_loader", "start_epoch"]
+
+LOOK_EVERY_S = 1.0
+"""How often a waiting consumer looks whether the thread that fills its queue still lives."""
+
+
+class _Closed(Exception):
+    """Ends the thread of an epoch that nobody reads any more."""
+
+
+@cache
+def open_ffcv() -> Any:
+    """Import FFCV, once.
+
+    FFCV makes a numba typed dict while it is imported, which compiles for four seconds, for a table of two
+    names that only plain Python reads. And its `Compiler` sets torch's threads to its own number of workers,
+    from its threads too, so that nobody could set them back in time: it keeps numba's alone.
+    """
+    import numba.typed
+    import torch
+
+    typed_dict, threads = numba.typed.Dict, torch.get_num_threads()
+    numba.typed.Dict = dict
+    try:
+        with _quiet():
+            import ffcv
+            from ffcv.pipeline.compiler import Compiler
+    finally:
+        numba.typed.Dict = typed_dict
+        torch.set_num_threads(threads)
+    Compiler.set_num_threads = classmethod(_set_numba_threads)
+    return ffcv
+
+
+def _set_numba_threads(compiler: Any, count: int) -> None:
+    import numba
+
+    compiler.num_threads = min(count, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    numba.set_num_threads(compiler.num_threads)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """FFCV uses what Python and torch have deprecated since."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def open_loader(path: Path, encoding: str, workers: int) -> Loader:
+    """Make a loader that yields stored images of a .beton as NumPy arrays (B, T, T, K).
+
+    One loader serves all epochs and purposes of a process: each costs time to compile and tens of MB.
+    """
+    ffcv = open_ffcv()
+    with _quiet():
+        from ffcv.fields.decoders import NDArrayDecoder, SimpleRGBImageDecoder
+
+        decoder = SimpleRGBImageDecoder() if encoding == "jpeg" else NDArrayDecoder()
+        return ffcv.Loader(
+            str(path), batch_size=1, num_workers=workers, os_cache=True, seed=0, drop_last=False,
+            pipelines={"image": [decoder], "label": None},
+        )  # fmt: skip
+
+
+class Epoch(Protocol):
+    """One pass over rows, as `start_epoch` gives it."""
+
+    def __next__(self) -> Bytes: ...
+
+    def close(self) -> None:
+        """End the thread, however far it is."""
+        ...
+
+
+def start_epoch(loader: Loader, rows: Rows, batch_size: int, views: ViewFunction) -> Epoch:
+    """Start FFCV's thread over any order of rows, of any length: nothing of it is fixed in the loader.
+
+    Args:
+        loader: from `open_loader`.
+        rows: what to read, in this order.
+        batch_size: rows at a time; the last batch may be smaller.
+        views: makes what is yielded; called in FFCV's thread.
+
+    Raises:
+        DataError: a row that the data does not have, which FFCV would read from wherever it points.
+    """
+    count = loader.reader.num_samples
+    if len(rows) and (rows.min() < 0 or rows.max() >= count):
+        raise DataError(f"{loader.fname}: rows {rows.min()} to {rows.max()} were asked of {count}")
+    epoch: Epoch = _epoch_class()(loader, np.array(rows, np.int64), batch_size, views)
+    return epoch
+
+
+class _Fence(Thread):
+    """What an epoch of FFCV does otherwise; stands before FFCV's own class among the bases."""
+
+    terminate_event: Event
+    output_queue: queue.Queue[tuple[int, Bytes] | None]
+
+    def __init__(self, loader: Loader, rows: Rows, batch_size: int, views: ViewFunction) -> None:
+        self._views = views
+        self._failure: BaseException | None = None
+        of_this_size = copy.copy(loader)
+        of_this_size.batch_size = batch_size
+        super().__init__(of_this_size, rows)  # type: ignore[arg-type]
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except _Closed:
+            pass
+        except BaseException as error:  # noqa: BLE001  # raised again by whoever takes the batches
+            self._failure = error
+            self._put_end()
+
+    def run_pipeline(self, b_ix: int, batch_indices: Rows, batch_slot: int, cuda_event: Any) -> Bytes:
+        """Decode a batch, and make the views in memory of their own: FFCV will overwrite what it decoded."""
+        if self.terminate_event.is_set():
+            raise _Closed
+        (images,) = super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)  # type: ignore[misc]
+        return self._views(images, batch_indices)
+
+    def __next__(self) -> Bytes:
+        item = self._next_item()
+        if item is not None:
+            return item[1]
+        self.close()
+        if self._failure is not None:
+            raise self._failure
+        raise StopIteration
+
+    def close(self) -> None:
+        self.terminate_event.set()
+        while self.is_alive():
+            with suppress(queue.Empty):
+                self.output_queue.get_nowait()  # the thread may be waiting for a place
+            self.join(0.01)
+
+    def __del__(self) -> None:
+        """Nothing: a thread that runs is never collected, so there is nothing left to end."""
+
+    def _next_item(self) -> tuple[int, Bytes] | None:
+        while True:
+            try:
+                return self.output_queue.get(timeout=LOOK_EVERY_S)
+            except queue.Empty:
+                if not self.is_alive() and self.output_queue.empty():
+                    return None
+
+    def _put_end(self) -> None:
+        while not self.terminate_event.is_set():
+            try:
+                self.output_queue.put(None, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+
+@cache
+def _epoch_class() -> type[Any]:
+    from ffcv.loader.epoch_iterator import EpochIterator
+
+    return type("FencedEpoch", (_Fence, EpochIterator), {})

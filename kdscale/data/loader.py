@@ -1,0 +1,252 @@
+"""Batches of one rank, from a store: the same whichever of the two backends reads them."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Generator
+from contextlib import closing
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdscale.api import Batch
+from kdscale.config.schema import DataConfig
+from kdscale.data.order import epoch_order, rank_rows
+from kdscale.data.split import carve, test_rows
+from kdscale.data.store import Kind, SplitName, Store
+from kdscale.data.views import (
+    VIEWS_REVISION,
+    Bytes,
+    Rows,
+    ViewFunction,
+    ViewScheme,
+    eval_views,
+    make_views,
+    mix,
+    partner_rows,
+)
+from kdscale.errors import ConfigError
+
+__all__ = ["EvalLoader", "TrainLoader", "resolve_loader", "view_scheme"]
+
+
+Views = tuple[Bytes, dict[str, Tensor]]
+"""A batch of views, and what mixing adds to a Batch."""
+
+
+class Reader(Protocol):
+    """Reads views of rows of one split, in any order."""
+
+    def read(self, rows: Rows, batch_size: int, views: ViewFunction) -> Generator[Bytes, None, None]: ...
+
+
+class TrainLoader:
+    """Shuffled, augmented batches of the rows that train.
+
+    Args:
+        store: converted data.
+        data: the stage's data section.
+        batch_size: global: over all ranks.
+        seed: decides the order.
+        rank: this process among `world`.
+        world: number of processes; global batches do not depend on it.
+        workers: threads that make batches.
+        views: how many views each row has; by default a new one each epoch.
+
+    Raises:
+        ConfigError: a global batch cannot be divided, or there is not one whole batch.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self, store: Store, data: DataConfig, *, batch_size: int, seed: int, rank: int, world: int,
+        workers: int = 1, views: int | None = None,
+    ) -> None:  # fmt: skip
+        if batch_size % world:
+            raise ConfigError(f"train.batch_size: {batch_size} cannot be divided among {world} processes")
+        self.data = data
+        self.channels = store.info.channels
+        self.scheme = ViewScheme.of(data, store.info)
+        self._store, self._workers = store, workers
+        self._labels = store.labels("train")
+        self._rows = carve(self._labels, data).train
+        self._batch_size, self._seed, self._rank, self._world = batch_size, seed, rank, world
+        self._views = views
+        self._open: WeakSet[Generator[Batch, None, None]] = WeakSet()
+        self.samples = len(self._rows)
+        """Rows that train, over all ranks."""
+        self.steps_per_epoch = self.samples // batch_size
+        if not self.steps_per_epoch:
+            raise ConfigError(
+                f"train.batch_size: {batch_size} is more than the {self.samples} rows that train: "
+                "lower it, or raise data.limit"
+            )
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield this rank's batches of one epoch, from batch `start` on.
+
+        Each batch has memory of its own. Closing the generator, at any point, ends what it started.
+        """
+        batches = self._epoch(epoch, start)
+        self._open.add(batches)
+        return batches
+
+    def close(self) -> None:
+        """End every epoch that was left before its end."""
+        for batches in list(self._open):
+            batches.close()
+
+    def _epoch(self, epoch: int, start: int) -> Generator[Batch, None, None]:
+        order = epoch_order(self._rows, self._seed, epoch)
+        view = epoch % self._views if self._views else epoch
+        steps = range(start, self.steps_per_epoch)
+        mine = [rank_rows(order, step, self._batch_size, self._rank, self._world) for step in steps]
+        if not mine:
+            return
+        with closing(self._mixed(mine, view) if self.scheme.augment.mixes else self._plain(mine, view)) as views:
+            for step, rows in zip(steps, mine, strict=True):
+                images, mixed = next(views)
+                labels = torch.from_numpy(self._labels[rows])
+                at = epoch * self.steps_per_epoch + step
+                yield Batch(_tensor(images), labels, torch.from_numpy(rows), view, at, **mixed)
+
+    def _plain(self, mine: list[Rows], view: int) -> Generator[Views, None, None]:
+        with closing(self._read(mine, view)) as views:
+            for images in views:
+                yield images, {}
+
+    def _mixed(self, mine: list[Rows], view: int) -> Generator[Views, None, None]:
+        """As `_plain`, while a second reader runs over the partners."""
+        theirs = [partner_rows(rows, view, self.scheme, self._rows) for rows in mine]
+        with closing(self._read(mine, view)) as views, closing(self._read(theirs, view)) as others:
+            for rows, partners in zip(mine, theirs, strict=True):
+                images = next(views)
+                lam = mix(images, next(others), rows, view, self.scheme)
+                yield images, {"labels_b": torch.from_numpy(self._labels[partners]), "lam": torch.from_numpy(lam)}
+
+    def _read(self, batches: list[Rows], view: int) -> Generator[Bytes, None, None]:
+        views = partial(make_views, view=view, scheme=self.scheme)
+        return _reader(self._store, "train", self._workers).read(np.concatenate(batches), len(batches[0]), views)
+
+
+class EvalLoader:
+    """Plain views of one split: every row exactly once over all ranks, in an order that never changes.
+
+    Args:
+        store: converted data.
+        data: the stage's data section.
+        split: val and train are rows of the train set.
+        batch_size: rows of one rank's batch; the last may be smaller.
+        rank: this process among `world`.
+        world: number of processes; their shares differ by at most one row.
+        workers: threads that make batches.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self, store: Store, data: DataConfig, split: Literal["train", "val", "test"], *, batch_size: int,
+        rank: int, world: int, workers: int = 1,
+    ) -> None:  # fmt: skip
+        self._store, self._workers, self._batch_size = store, workers, batch_size
+        self._file: SplitName = "test" if split == "test" else "train"
+        self._labels = store.labels(self._file)
+        carved = carve(self._labels, data)
+        rows = {"train": carved.train, "val": carved.val}.get(split)
+        rows = test_rows(self._labels, data) if rows is None else rows
+        self.samples = len(rows)
+        """Rows over all ranks."""
+        self._rows = np.ascontiguousarray(rows[rank::world])
+        self._size = data.size or store.info.size
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self._batch_size)
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        if not len(self._rows):
+            return
+        reader = _reader(self._store, self._file, self._workers)
+        with closing(reader.read(self._rows, self._batch_size, self._views)) as views:
+            for index, images in enumerate(views):
+                rows = self._rows[index * self._batch_size : (index + 1) * self._batch_size]
+                labels = torch.from_numpy(self._labels[rows])
+                yield Batch(_tensor(images), labels, torch.from_numpy(rows.copy()), view=0, step=index)
+
+    def _views(self, images: Bytes, rows: Rows) -> Bytes:
+        del rows
+        return eval_views(images, self._size)
+
+
+def _tensor(images: Bytes) -> Tensor:
+    """(B, S, S, K) bytes as (B, K, S, S) in the same memory: channels last."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def _reader(store: Store, split: SplitName, workers: int) -> Reader:
+    """A split's reader, opened once a process."""
+    key = (split, workers)
+    if key not in store.readers:
+        reader: type[Any]
+        if store.kind == "ffcv":
+            from kdscale.data.ffcv_backend import FfcvReader as reader
+        else:
+            from kdscale.data.torch_backend import TorchReader as reader
+        store.readers[key] = reader(store.path, split, store.encoding, store.info.channels, workers)
+    opened: Reader = store.readers[key]
+    return opened
+
+
+# --------------------------------------------------------------------------- what the planner asks
+
+
+def resolve_loader(data: DataConfig) -> Kind:
+    """Which loader `data.loader` means here: FFCV where its libraries load, else torch.
+
+    Raises:
+        ConfigError: FFCV is demanded and cannot be loaded.
+    """
+    problem = ffcv_problem()
+    if data.loader == "ffcv" and problem:
+        raise ConfigError(
+            f"data.loader: ffcv cannot be used here: {problem}. `make setup` installs it where its system libraries "
+            "are; data.loader: torch gives the same batches on raw data"
+        )
+    if data.loader == "torch" or problem:
+        return "torch"
+    return "ffcv"
+
+
+@cache
+def ffcv_problem() -> str | None:
+    """Why FFCV cannot be used, or None; loads its libraries without importing it, which takes long."""
+    spec = importlib.util.find_spec("ffcv")
+    if spec is None or not spec.submodule_search_locations:
+        return "it is not installed"
+    for place in spec.submodule_search_locations:
+        for library in Path(place).glob("_libffcv*.so"):
+            try:
+                ctypes.CDLL(str(library))
+            except OSError as error:
+                return str(error)
+            return None
+    return "its compiled part is missing"
+
+
+def view_scheme(data: DataConfig) -> dict[str, Any]:
+    """What decides the pixels of training views, for digests of caches.
+
+    Raw data gives the same pixels on both loaders; JPEG decoders differ by rounding.
+    """
+    scheme: dict[str, Any] = {
+        "revision": VIEWS_REVISION,
+        "size": data.size,
+        "store_size": data.store_size,
+        "view_seed": data.view_seed,
+        "augment": data.augment.model_dump(mode="json"),
+    }
+    if data.store == "jpeg":
+        scheme["decoder"] = {"ffcv": "turbojpeg", "torch": "pillow"}[resolve_loader(data)]
+    return scheme
