@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 __all__ = [
     "AugmentConfig",
@@ -263,6 +263,11 @@ class TrackingConfig(Model):
     uri: str | None = outside(None, description="MLflow server, sqlite:/// file, or off; default runs/mlflow.db")
     experiment: str = outside("kdscale")
     ship: Literal["auto", "job", "login", "never"] = outside("auto")
+
+    @field_validator("uri", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
 
 
 class LimitsConfig(Model):

@@ -6,6 +6,7 @@ own (`broadcast_buffers=False`): see `nn.sync_bn` for how they are averaged for 
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,6 +25,10 @@ from kdscale.errors import CheckpointMismatch
 from kdscale.optim import OwnRate, learning_rate, make_optimizer
 
 __all__ = ["DdpEngine"]
+
+# torch 2.13 renamed the option; both keep each rank's BatchNorm statistics its own
+_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,7 +65,7 @@ class DdpEngine:
             strategy.student.compile()  # in place: the state_dict keeps its names
         self._module: nn.Module = strategy
         if ranks.world() > 1:
-            self._module = DistributedDataParallel(strategy, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._module = DistributedDataParallel(strategy, gradient_as_bucket_view=True, **_OWN_BUFFERS)
         self._set_rate(0)
 
     def micro(self, index: int) -> AbstractContextManager[None]:

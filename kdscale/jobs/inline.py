@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -58,7 +57,6 @@ def run_one(root: Root, stage: PlannedStage, stop: Stop) -> str:
     except KDScaleError as error:
         outcome = "failed"
         folder.write_state(state="failed", reason=str(error))
-    folder.note_attempt(ended=time.time(), outcome=outcome)
     return outcome
 
 

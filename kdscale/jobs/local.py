@@ -7,7 +7,6 @@ each time; one that fails by its own error blocks what depends on it, and everyt
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from kdscale import atomic
-from kdscale.errors import StageError
 from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, error_file
 from kdscale.jobs.warm import WarmParent
 from kdscale.pipeline.artifacts import Root, StageFolder
@@ -36,25 +34,16 @@ def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
     for stage in plan.todo:
         old = root.stage(stage.digest)
         if old is not None and old.writable and stage.reuse.replace:
-            _make_way(old)
+            old.take_out(f"made anew: {stage.reuse.because}")
         folder = root.create_stage(stage.name, stage.digest)
         known = folder.definition() if (folder.path / "stage.yaml").exists() else {}
         keep = sorted({*known.get("keep", []), *stage.definition.get("keep", [])})
-        folder.write_definition(stage.definition | ({"keep": keep} if keep else {}) | {"sweep": plan.folder_name})
+        folder.define(stage.definition | ({"keep": keep} if keep else {}) | {"sweep": plan.folder_name})
         state = folder.state().get("state", "waiting")
         if state in ("blocked", "waiting", "paused", "cancelled") or (state == "failed" and retry_failed):
-            (folder.path / "cancel.json").unlink(missing_ok=True)
+            folder.clear_cancel()
             if folder.claimant() is None:
                 folder.write_state(state="waiting", reason="")
-
-
-def _make_way(folder: StageFolder) -> None:
-    """Put a result that is made anew out of the way; it can be brought back by renaming."""
-    if folder.claimant() is not None:
-        raise StageError(f"{folder.path.name} is being made right now by another process; it cannot be made anew")
-    aside = folder.path.with_name(f"replaced-{folder.path.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(folder.path, aside)
 
 
 @dataclass
@@ -215,7 +204,7 @@ class LocalRun:
 
     def _verdict(self, running: _Running) -> tuple[str, str]:
         codes = list(running.ended.values())
-        if CANCELLED in codes or (running.folder.path / "cancel.json").exists():
+        if CANCELLED in codes or running.folder.cancel_request():
             return "cancelled", "cancelled by its user"
         cause = _first_cause(running)
         if cause is not None:

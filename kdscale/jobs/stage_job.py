@@ -69,7 +69,7 @@ def _run(root: Path, digest: str) -> int:
     ranks.join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     if run_stage(root, digest, stop) == "done":
         return DONE
-    cancelled = folder is not None and (folder.path / "cancel.json").exists()
+    cancelled = folder is not None and folder.cancel_request() is not None
     return CANCELLED if cancelled else INTERRUPTED
 
 

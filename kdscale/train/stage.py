@@ -89,9 +89,10 @@ class _StageRun:
     def claimed(self) -> Iterator[None]:
         """Hold the stage's claim on rank 0; the other ranks learn whether it was got."""
         problem = None
+        pids = ranks.gather_objects(os.getpid())
         if self.main:
             try:
-                self.claim = self.folder.claim(self._attempt())
+                self.claim = self.folder.claim({**self._attempt(), "pids": pids})
             except StageError as error:
                 problem = str(error)
         problem = ranks.broadcast_object(problem)
@@ -178,6 +179,8 @@ class _StageRun:
                 raise StageError(f"{self.spec.name} takes {role} from {reference['digest'][:12]}, which is {state}")
             selector = reference["selector"]
             weights = folder.snapshot(selector)
+            if not weights.exists():
+                raise StageError(f"{folder.path.name} has no snapshot {selector}: it never got there ({weights})")
             recorded = folder.state()["weights"].get(selector)
             actual = checkpoint.file_hash(weights)
             if recorded != actual:
@@ -281,6 +284,8 @@ class _StageRun:
     def _heartbeat(self) -> None:
         if self.claim is not None:
             self.claim.heartbeat()
+            if self.folder.cancel_request() is not None:
+                self.stop.ask("cancelled by its user")
 
     # ------------------------------------------------------------------ end
 
@@ -390,8 +395,6 @@ class _StageRun:
     def _say(self, **changes: Any) -> None:
         if not self.main:
             return
-        if self.claim is not None and not self.claim.is_mine():
-            raise StageError(f"another attempt has taken over {self.folder.path.name}; this one stops")
         self.folder.write_state(**changes)
         self._written = time.monotonic()
 
