@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 from weakref import WeakSet
 
 import numpy as np
@@ -40,6 +40,7 @@ Views = tuple[Bytes, dict[str, Tensor]]
 """A batch of views, and what mixing adds to a Batch."""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Reads views of rows of one split, in any order."""
 

@@ -129,6 +129,11 @@ class FileSource:
     folder: Path
     entries: list[Entry]
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,), without decoding an image."""
+        return np.array([entry.label for entry in self.entries], np.int64)
+
     def __len__(self) -> int:
         return len(self.entries)
 
