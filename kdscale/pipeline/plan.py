@@ -197,13 +197,13 @@ class _Planner:
 
     def _conversion(self, spec: StageSpec, info: DatasetInfo, fingerprint: str) -> str:
         """The stage that converts this data set for the loader; shared by all who read it."""
+        from kdscale.data.convert import stored_side
         from kdscale.data.loader import resolve_loader
 
         data = spec.data
-        size = data.size or info.size
         what = {
             "kind": "convert", "name": data.name, "fingerprint": fingerprint, "store": data.store, "numerics": NUMERICS,
-            "store_size": data.store_size or size, "store_kind": resolve_loader(data), "options": data.options,
+            "store_size": stored_side(info, data), "store_kind": resolve_loader(data), "options": data.options,
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         if digest not in self._stages:
