@@ -122,11 +122,12 @@ class DdpEngine:
     # ------------------------------------------------------------------ state
 
     def save(self, folder: Path) -> None:
-        """Rank 0 writes parameters, optimizer, EMA and scaler; every rank writes its own buffers."""
+        """Rank 0 writes parameters, optimizer, EMA, scaler and step; every rank writes its own buffers."""
         save_file(_whole(dict(self.unwrapped.named_buffers())), folder / _buffers_of(ranks.rank()))
         if ranks.rank() == 0:
             save_file(_whole(self._tensors()), folder / "training.safetensors")
-            (folder / "scaler.json").write_text(json.dumps(self._scaler.state_dict()))
+            state = {"step": self._step, "scaler": self._scaler.state_dict()}
+            (folder / "engine.json").write_text(json.dumps(state))
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. At another world size every rank takes the mean of all ranks' buffers.
@@ -137,7 +138,9 @@ class DdpEngine:
         saved = load_file(folder / "training.safetensors", device=str(self._device))
         self._restore(saved)
         self._restore_buffers(folder)
-        self._scaler.load_state_dict(json.loads((folder / "scaler.json").read_text()))
+        state = json.loads((folder / "engine.json").read_text())
+        self._scaler.load_state_dict(state["scaler"])
+        self._set_rate(state["step"])
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"parameter.{name}": p.detach() for name, p in self.unwrapped.named_parameters()}
@@ -179,6 +182,8 @@ class DdpEngine:
             buffer.copy_(mean.to(buffer.dtype))
 
     def _set_rate(self, step: int) -> None:
+        """Set the learning rate of the coming step."""
+        self._step = step
         rate = self._rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]

@@ -96,6 +96,10 @@ class LocalRun:
         """Whether the user asked for the end."""
         return self._stop_signals > 0
 
+    def workers(self) -> dict[str, list[int]]:
+        """Pids of the live workers, by the name of their stage."""
+        return {r.stage.name: [p for p in r.pids if p not in r.ended] for r in self._running.values()}
+
     def run(self, on_tick: Callable[[], None]) -> dict[str, str]:
         """Run to the end; returns each stage's final state by digest."""
         for digest, stage in list(self._waiting.items()):

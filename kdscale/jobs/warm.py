@@ -70,6 +70,8 @@ class WarmParent:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def _read(self, timeout_s: float) -> None:
         assert self._process.stdout is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -33,6 +33,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the stage has saved 
     """The loop saved a checkpoint and left, because it was asked to."""
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """What the loop needs of a loader."""
 

@@ -268,7 +268,8 @@ class _StageRun:
         target = self.folder.snapshots / selector.replace(":", "_") / "student.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic.aside(target) as side:
-            save_file(tensors, side, metadata={"stage": self.digest, "selector": selector})
+            # one entry: the format's writer orders several by chance, and equal weights must be equal files
+            save_file(tensors, side, metadata={"made_by": f"{self.digest}@{selector}"})
         weights = dict(self.folder.state().get("weights", {}))
         self._say(weights=weights | {selector: checkpoint.file_hash(target)})
 

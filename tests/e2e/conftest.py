@@ -1,0 +1,106 @@
+"""A small real sweep that tests disturb: two stages on synthetic data, over real worker processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdscale.config.load import load
+from kdscale.jobs.local import LocalRun, prepare_folders
+from kdscale.jobs.warm import WarmParent
+from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.pipeline.plan import Plan, make_plan
+
+EXPERIMENT: dict[str, Any] = {
+    "name": "small",
+    "data": {
+        "name": "synthetic", "augment": {"crop": 2, "flip": True}, "val_fraction": 0.1,
+        "options": {"train_rows": 720, "test_rows": 100, "size": 16},
+    },
+    "train": {
+        "epochs": 3, "batch_size": 32, "lr": 0.05, "log_every_steps": 4, "checkpoint_every_steps": 7,
+        "precision": "fp32",
+    },
+    "engine": {"processes": 1},
+    "stages": {
+        "teacher": {
+            "student": {"model": "resnet_cifar", "depth": 8},
+            "losses": [{"name": "ce"}],
+            "train": {"epochs": 1},
+        },
+        "student": {
+            "student": {"model": "resnet_cifar", "depth": 8, "widths": [4, 8, 16]},
+            "teachers": {"teacher": {"from": "teacher"}},
+            "losses": [{"name": "ce", "weight": 0.5}, {"name": "kd", "weight": 0.5}],
+        },
+    },
+}  # fmt: skip
+
+
+@dataclass
+class Sandbox:
+    """A runs root with one planned sweep."""
+
+    root: Root
+    plan: Plan
+    warm: WarmParent
+    said: list[str]
+
+    def run(self, disturb: Callable[[LocalRun, Sandbox], None] | None = None) -> dict[str, str]:
+        """Run what is not done; `disturb` is called ten times a second. Returns states by stage name."""
+        local = LocalRun(self.root, self.plan, self.said.append, parallel=None, warm=self.warm)
+        states = local.run(lambda: disturb(local, self) if disturb else None)
+        return {self.plan.stages[digest].name: state for digest, state in states.items()}
+
+    def folder(self, name: str) -> StageFolder:
+        digest = next(d for d, stage in self.plan.stages.items() if stage.name == name)
+        found = self.root.stage(digest)
+        assert found is not None
+        return found
+
+    def weights(self, name: str) -> bytes:
+        return (self.folder(name).path / "student.safetensors").read_bytes()
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        """Metrics without what the clock decides."""
+        file = self.folder(name).metrics
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        timed = ("time/", "train/images_per_s")
+        return [
+            {"step": line["step"], **{k: v for k, v in line["metrics"].items() if not k.startswith(timed)}}
+            for line in lines
+        ]
+
+    def last_step(self, name: str) -> int:
+        return max((line["step"] for line in self.metrics(name)), default=0)
+
+
+Make = Callable[..., Sandbox]
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmParent]:
+    parent = WarmParent()
+    yield parent
+    parent.close()
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, warm: WarmParent) -> Make:
+    """Plan and prepare the small sweep under a folder of its own."""
+
+    def make(name: str = "runs", *overrides: str) -> Sandbox:
+        config = tmp_path / "small.yaml"
+        config.write_text(yaml.safe_dump(EXPERIMENT))
+        root = Root(tmp_path / name)
+        plan = make_plan(load(config, overrides), root)
+        prepare_folders(root, plan, retry_failed=False)
+        return Sandbox(root, plan, warm, [])
+
+    return make
