@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Examine this machine: versions, what is missing and what for, the folder of runs, the data sets."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if TYPE_CHECKING:
+    from kdscale.doctor.findings import Finding
+
+EPILOG = """\
+Paste its output into bug reports. exit codes: 0 fit to train, 1 something that training needs is missing, 2 usage.
+"""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="launch/doctor.py", description=__doc__, epilog=EPILOG)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--data", action="store_true", help="show the places where each data set was looked for")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="folder to try out (default: $KDSCALE_RUNS, else ./runs)"
+    )
+    parser.add_argument(
+        "--cluster", default="local", metavar="local|PROFILE.yaml", help="what to examine (default: this machine)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Examine, print, and return the exit code."""
+    options = parse(arguments)
+    if options.cluster not in ("local", "inline"):
+        print(f"error: --cluster {options.cluster}: not built yet; only this machine can be examined", file=sys.stderr)
+        return 2
+    findings = _examine(options.runs)
+    from kdscale.doctor.findings import document, is_fit
+
+    if options.json or importlib.util.find_spec("rich") is None:
+        print(json.dumps(document(findings), indent=1))
+    else:
+        from rich.console import Console
+
+        from kdscale.doctor.screen import draw
+
+        draw(findings, Console(), whole_data=options.data)
+    return 0 if is_fit(findings) else 1
+
+
+def _examine(runs: Path | None) -> list[Finding]:
+    from kdscale.doctor.data_sets import examine_data_sets
+    from kdscale.doctor.folder import examine_folder
+    from kdscale.doctor.software import examine_software
+
+    place = runs or Path(os.environ.get("KDSCALE_RUNS") or "runs").expanduser()
+    return [*examine_software(), *examine_folder(place), *examine_data_sets()]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
