@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kdscale.config.load import Sweep
     from kdscale.config.schema import DataConfig
     from kdscale.pipeline.artifacts import Root
+    from kdscale.pipeline.plan import PlannedStage
 
 __all__ = ["check", "pick", "show", "write"]
 
@@ -27,27 +28,25 @@ _PROBE_STAGE = f"{_PROBE}: {{student: {{model: resnet_cifar, depth: 8}}, losses:
 
 
 def write(target: str, overrides: Sequence[str], runs: Path | None, console: Console) -> int:
-    """Convert what the sweep of a config reads (or a data set by name), where the sweep itself would look for it.
+    """Fetch and convert what the sweep of a config reads (or a data set by name), where the sweep will look for it.
 
     Raises:
-        KDScaleError: as planning and conversion raise it.
+        DataError: the data cannot be found, fetched or converted.
+        KDScaleError: as planning raises it.
     """
     from kdscale.jobs.local import prepare_folders
     from kdscale.pipeline.artifacts import Root
     from kdscale.pipeline.plan import make_plan
-    from kdscale.train.convert import run_conversion
 
+    sweep = load_sweep(target, overrides)
+    for _, data in sections(sweep):
+        open_dataset(data).fingerprint()  # downloads where it must, before anything is written under runs
     root = Root.find(runs)
-    plan = make_plan(load_sweep(target, overrides), root)
+    plan = make_plan(sweep, root)
     wanted = {digest: stage for digest, stage in plan.stages.items() if stage.kind == "convert"}
     prepare_folders(root, replace(plan, stages=wanted), retry_failed=True)
-    for digest, stage in wanted.items():
-        if not stage.reuse.done:
-            _line(console, f"converting {stage.definition['name']} for the {stage.definition['store_kind']} loader")
-            run_conversion(root.path, digest)
-        folder = root.stage(digest)
-        assert folder is not None, "prepared above"
-        _line(console, f"{stage.definition['name']}: {_stored(folder.path / 'store')}")
+    for stage in wanted.values():
+        _convert(stage, root, console)
     return 0
 
 
@@ -142,6 +141,20 @@ def open_dataset(data: DataConfig, *, download: bool = True) -> Dataset:
     """Make the plug-in that a data section names."""
     dataset: Dataset = plugins.load("datasets", data.name)(data, download=download)
     return dataset
+
+
+def _convert(stage: PlannedStage, root: Root, console: Console) -> None:
+    from kdscale.jobs.inline import run_one
+    from kdscale.train.stop import Stop
+
+    name = stage.definition["name"]
+    folder = root.stage(stage.digest)
+    assert folder is not None, "its folder was prepared"
+    if not stage.reuse.done:
+        _line(console, f"converting {name} for the {stage.definition['store_kind']} loader")
+        if run_one(root, stage, Stop()) != "done":
+            raise DataError(str(folder.state()["reason"]))
+    _line(console, f"{name}: {_stored(folder.path / 'store')}")
 
 
 def _check(stages: list[str], data: DataConfig, root: Root, console: Console) -> None:

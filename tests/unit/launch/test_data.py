@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,33 @@ def test_a_damaged_conversion_is_named(data: Any, tmp_path: Path, capsys: Any) -
     victim.write_bytes(b"")
     data(["check", "synthetic", *SMALL, *runs])
     assert "DAMAGED" in capsys.readouterr().out
+
+
+def test_data_that_cannot_be_fetched_leaves_nothing_behind(
+    data: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdscale.datasets import mnist
+
+    nowhere = replace(mnist._PUBLICATION, urls=("http://127.0.0.1:9",))
+    monkeypatch.setattr(mnist, "_PUBLICATION", nowhere)
+    assert data(["write", "mnist", "--runs", str(tmp_path / "runs")]) == 1
+    assert "http://127.0.0.1:9/train-images-idx3-ubyte.gz" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_image_that_cannot_be_read_fails_the_conversion_by_name(data: Any, tmp_path: Path, capsys: Any) -> None:
+    for name in ("train/ant/a.png", "train/bee/b.png", "val/ant/c.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+    broken = tmp_path / "images" / "train" / "bee" / "b.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    call = ["write", "image_folder", f"data.root={tmp_path / 'images'}", "data.size=32", "data.loader=torch"]
+    call += ["--runs", str(tmp_path / "runs")]
+    assert data(call) == 1
+    assert "bee/b.png: cannot be decoded" in capsys.readouterr().err
+    broken.write_bytes(whole)
+    assert data(call) == 0, "mended, the same command goes through"
 
 
 def test_missing_data_is_exit_1_and_names_the_places(data: Any, tmp_path: Path, capsys: Any) -> None:
