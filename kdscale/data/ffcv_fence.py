@@ -2,8 +2,9 @@
 
 What is mended here, each with a test: importing it takes seconds and changes torch's thread count, and
 so does every epoch; an epoch that is left early leaks its thread; an error in its thread hangs the
-consumer; indices beyond the data are read all the same; a loader's length is frozen when it is made; and
-a batch is overwritten while somebody still holds it.
+consumer; indices beyond the data are read all the same; a loader's length is frozen when it is made; a
+batch is overwritten while somebody still holds it; two epochs at once, several workers each, may end the
+process.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import copy
 import queue
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from ffcv.loader import Loader
 
 __all__ = ["Epoch", "open_ffcv", "open_loader", "start_epoch"]
+
+DECODING = Lock()
+"""Held while several workers decode: numba's simplest thread pool aborts the process when two epochs use it at once."""
 
 LOOK_EVERY_S = 1.0
 """How often a waiting consumer looks whether the thread that fills its queue still lives."""
@@ -128,6 +132,7 @@ class _Fence(Thread):
 
     def __init__(self, loader: Loader, rows: Rows, batch_size: int, views: ViewFunction) -> None:
         self._views = views
+        self._workers = loader.num_workers
         self._failure: BaseException | None = None
         of_this_size = copy.copy(loader)
         of_this_size.batch_size = batch_size
@@ -146,7 +151,8 @@ class _Fence(Thread):
         """Decode a batch, and make the views in memory of their own: FFCV will overwrite what it decoded."""
         if self.terminate_event.is_set():
             raise _Closed
-        (images,) = super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)  # type: ignore[misc]
+        with DECODING if self._workers > 1 else nullcontext():
+            (images,) = super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)  # type: ignore[misc]
         return self._views(images, batch_indices)
 
     def __next__(self) -> Bytes:

@@ -16,6 +16,8 @@ __all__ = ["blend", "cut_out", "cut_paste", "jitter_colours", "resample_boxes", 
 UNIT_BITS = 16
 """Factors and shares are multiples of 2^-16, as drawn."""
 
+ONE = np.uint64(1)
+
 
 # --------------------------------------------------------------------------- geometry
 
@@ -27,32 +29,64 @@ def shift_and_flip(images, shifts, out):
 
     `shifts` (B, 3): pixels down and right by which the window moves over the image, and whether to mirror.
     """
-    size, source = out.shape[1], images.shape[1]
+    size, source, channels = out.shape[1], images.shape[1], out.shape[3]
     margin = (size - source) // 2
+    given, taken = images.reshape(-1), out.reshape(-1)
     for b in range(len(out)):
         down, right = shifts[b, 0] - margin, shifts[b, 1] - margin
-        first, last = min(size, max(0, -right)), max(0, min(size, source - right))
+        first = min(size, max(0, -right))
+        last = max(first, min(size, source - right))
+        lead = size - last if shifts[b, 2] else first
         for y in range(size):
-            if y + down < 0 or y + down >= source or first >= last:
-                out[b, y] = 0
-            elif shifts[b, 2]:
-                out[b, y, : size - last] = 0
-                mirror_line(images[b, y + down, first + right : last + right], out[b, y, size - last : size - first])
-                out[b, y, size - first :] = 0
+            line = (b * size + y) * size
+            if y + down < 0 or y + down >= source:
+                clear(taken, line * channels, size * channels)
+                continue
+            start = ((b * source + y + down) * source + first + right) * channels
+            clear(taken, line * channels, lead * channels)
+            clear(taken, (line + lead + last - first) * channels, (size - lead - last + first) * channels)
+            if shifts[b, 2]:
+                mirror_pixels(given, start, taken, (line + lead) * channels, last - first, channels)
             else:
-                out[b, y, :first] = 0
-                out[b, y, first:last] = images[b, y + down, first + right : last + right]
-                out[b, y, last:] = 0
+                copy_bytes(given, start, taken, (line + lead) * channels, (last - first) * channels)
+
+
+# Unsigned positions in flat arrays: numba lets a signed one count from the end, and that test in the
+# innermost loop costs up to ten times the copy itself.
 
 
 @kernel
 @no_type_check
-def mirror_line(line, out):
-    """Copy pixels (W, K) in reverse order."""
-    width, channels = line.shape
-    for x in range(width):
-        for k in range(channels):
-            out[width - 1 - x, k] = line[x, k]
+def clear(taken, to, count):
+    """Set `count` bytes to zero."""
+    at = np.uint64(to)
+    for i in range(np.uint64(count)):
+        taken[at + i] = 0
+
+
+@kernel
+@no_type_check
+def copy_bytes(given, start, taken, to, count):
+    """Copy `count` bytes."""
+    source, at = np.uint64(start), np.uint64(to)
+    for i in range(np.uint64(count)):
+        taken[at + i] = given[source + i]
+
+
+@kernel
+@no_type_check
+def mirror_pixels(given, start, taken, to, count, channels):
+    """Copy `count` pixels of `channels` bytes in reverse order."""
+    source, pixel = np.uint64(start), np.uint64(channels)
+    if channels == 1:
+        end = np.uint64(to + count - 1)
+        for i in range(np.uint64(count)):
+            taken[end - i] = given[source + i]
+        return
+    end = np.uint64(to + (count - 1) * channels)
+    for i in range(np.uint64(0), np.uint64(count * channels), pixel):
+        for k in range(pixel):
+            taken[end - i + k] = given[source + i + k]
 
 
 WEIGHT_BITS, SPARE_BITS = 14, 6
@@ -89,33 +123,56 @@ def line_weights(length, size, starts, weights):
 
 @kernel
 @no_type_check
-def resample_lines(lines, size, shift, out):
-    """Resample each of the lines (N, L, K) to (N, size, K), dividing the weighted sums by 2^shift."""
-    count, length, channels = lines.shape
-    taps = 2 * (max(length, size) // size) + 3
-    starts, weights = np.empty(size, np.int64), np.empty((size, taps), np.int64)
-    line_weights(length, size, starts, weights)
-    for n in range(count):
-        for i in range(size):
-            used = min(taps, length - starts[i])
-            for k in range(channels):
-                total = np.int64(1 << (shift - 1))
-                for j in range(used):
-                    total += weights[i, j] * lines[n, starts[i] + j, k]
-                out[n, i, k] = total >> shift
-
-
-@kernel
-@no_type_check
 def resample_boxes(images, boxes, out):
     """Resample one box (top, left, height, width) of each image to fill `out` (B, S, S, K)."""
     size, channels = out.shape[1], out.shape[3]
     for b in range(len(out)):
         top, left, height, width = boxes[b, 0], boxes[b, 1], boxes[b, 2], boxes[b, 3]
-        narrowed = np.empty((height, size, channels), np.int64)
-        resample_lines(images[b, top : top + height, left : left + width], size, SPARE_BITS, narrowed)
-        shift = 2 * WEIGHT_BITS - SPARE_BITS
-        resample_lines(narrowed.transpose(1, 0, 2), size, shift, out[b].transpose(1, 0, 2))
+        narrowed = np.empty((height, size * channels), np.int32)
+        narrow(images[b], top, left, width, size, narrowed)
+        lower(narrowed, out[b].reshape(size, size * channels))
+
+
+@kernel
+@no_type_check
+def narrow(image, top, left, width, size, out):
+    """Resample `width` pixels of as many rows as `out` (H, size K) has, with 8 bits of fraction."""
+    channels = image.shape[2]
+    starts, weights = np.empty(size, np.int64), np.empty((size, 2 * (max(width, size) // size) + 3), np.int64)
+    line_weights(width, size, starts, weights)
+    pixel = np.uint64(channels)
+    for y in range(len(out)):
+        line = image[top + y].reshape(-1)
+        for x in range(size):
+            taps = np.uint64(min(weights.shape[1], width - starts[x]))
+            start, to = np.uint64(left + starts[x]) * pixel, np.uint64(x) * pixel
+            for k in range(pixel):
+                total = np.int64(1 << (SPARE_BITS - 1))
+                for j in range(taps):
+                    total += weights[x, j] * line[start + j * pixel + k]
+                out[y, to + k] = total >> SPARE_BITS
+
+
+@kernel
+@no_type_check
+def lower(lines, out):
+    """Resample lines (H, L) of 8 fraction bits to (S, L) bytes; whole lines at a time, which is fast."""
+    height, length = lines.shape
+    size = len(out)
+    starts, weights = np.empty(size, np.int64), np.empty((size, 2 * (max(height, size) // size) + 3), np.int64)
+    line_weights(height, size, starts, weights)
+    shift = np.int32(2 * WEIGHT_BITS - SPARE_BITS)
+    total = np.empty(length, np.int32)  # at most 255 * 2^8 * 2^14 and the rounding, below 2^31
+    for y in range(size):
+        total[:] = 1 << (shift - 1)
+        for j in range(min(weights.shape[1], height - starts[y])):
+            weight, line = np.int32(weights[y, j]), lines[starts[y] + j]
+            if weight:
+                for i in range(length):
+                    total[i] += weight * line[i]
+        line = out[y]
+        for i in range(length):
+            line[i] = total[i] >> shift
 
 
 # --------------------------------------------------------------------------- colours, in place
@@ -131,45 +188,46 @@ def towards(value, anchor, factor):
 
 @kernel
 @no_type_check
-def luma(pixel):
-    """Grey value of one pixel (K,): the weights of ITU-R 601 for three channels, else the mean."""
-    if len(pixel) == 3:
-        return (299 * np.int64(pixel[0]) + 587 * np.int64(pixel[1]) + 114 * np.int64(pixel[2]) + 500) // 1000
-    total = np.int64(len(pixel) // 2)
-    for value in pixel:
-        total += value
-    return total // len(pixel)
+def luma(flat, start, channels):
+    """Grey value of the pixel at `start`: the weights of ITU-R 601 for three channels, else the mean."""
+    at = np.uint64(start)
+    if channels == 3:
+        red, green, blue = np.int64(flat[at]), np.int64(flat[at + ONE]), np.int64(flat[at + ONE + ONE])
+        return (299 * red + 587 * green + 114 * blue + 500) // 1000
+    total = np.int64(channels // 2)
+    for k in range(np.uint64(channels)):
+        total += np.int64(flat[at + k])
+    return total // channels
 
 
 @kernel
 @no_type_check
-def mean_luma(image):
-    """Rounded mean grey of an image (H, W, K)."""
-    height, width, _ = image.shape
-    total = np.int64(height * width // 2)
-    for y in range(height):
-        for x in range(width):
-            total += luma(image[y, x])
-    return total // (height * width)
+def remap(flat, anchor, factor):
+    """Move every byte away from `anchor`, or towards it, by the factor."""
+    table = np.empty(256, np.uint8)
+    for value in range(256):
+        table[value] = towards(np.int64(value), anchor, factor)
+    for i in range(np.uint64(len(flat))):
+        flat[i] = table[flat[i]]
 
 
 @kernel
 @no_type_check
 def jitter_colours(images, factors):
     """Scale brightness, then contrast about the mean grey, then saturation about each pixel's own grey."""
-    size, channels = images.shape[1], images.shape[3]
+    channels = images.shape[3]
     for b in range(len(images)):
         flat = images[b].reshape(-1)
-        for i in range(len(flat)):
-            flat[i] = towards(np.int64(flat[i]), 0, factors[b, 0])
-        mean = mean_luma(images[b])
-        for i in range(len(flat)):
-            flat[i] = towards(np.int64(flat[i]), mean, factors[b, 1])
-        pixels = flat.reshape(size * size, channels)
-        for i in range(len(pixels)):
-            grey = luma(pixels[i])
-            for k in range(channels):
-                pixels[i, k] = towards(np.int64(pixels[i, k]), grey, factors[b, 2])
+        pixels = len(flat) // channels
+        remap(flat, 0, factors[b, 0])
+        total = np.int64(pixels // 2)
+        for start in range(0, len(flat), channels):
+            total += luma(flat, start, channels)
+        remap(flat, total // pixels, factors[b, 1])
+        for start in range(0, len(flat), channels):
+            grey = luma(flat, start, channels)
+            for i in range(np.uint64(start), np.uint64(start + channels)):
+                flat[i] = towards(np.int64(flat[i]), grey, factors[b, 2])
 
 
 @kernel

@@ -66,8 +66,8 @@ def make_views(images: Bytes, rows: Rows, view: int, scheme: ViewScheme) -> Byte
     """
     states, augment = scheme.states(rows, view), scheme.augment
     images = _zoomed(images, states, scheme)
-    out = np.empty((len(images), scheme.size, scheme.size, images.shape[3]), np.uint8)
-    view_pixels.shift_and_flip(images, view_draws.shifts(states, augment.crop, int(augment.flip)), out)
+    moves = view_draws.shifts(states, augment.crop, int(augment.flip)) if augment.crop or augment.flip else None
+    out = _placed(images, moves, scheme.size)
     if augment.jitter is not None:
         strengths = (augment.jitter.brightness, augment.jitter.contrast, augment.jitter.saturation)
         reach = tuple(round(strength * 2**view_draws.UNIT_BITS) for strength in strengths)
@@ -80,12 +80,9 @@ def make_views(images: Bytes, rows: Rows, view: int, scheme: ViewScheme) -> Byte
 
 def eval_views(images: Bytes, size: int) -> Bytes:
     """The plain view: (B, T, T, K) padded with zeros, or resized, to (B, S, S, K) in memory of its own."""
-    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     if images.shape[1] > size:
-        view_pixels.resample_boxes(images, _whole(images), out)
-    else:
-        view_pixels.shift_and_flip(images, np.zeros((len(images), 3), np.int64), out)
-    return out
+        return _resampled(images, _whole(images), size)
+    return _placed(images, None, size)
 
 
 def partner_rows(rows: Rows, view: int, scheme: ViewScheme, pool: Rows) -> Rows:
@@ -119,13 +116,22 @@ def _zoomed(images: Bytes, states: NDArray[np.uint64], scheme: ViewScheme) -> By
     """Cut random boxes, or shrink what is stored larger than views are; the rest comes back as it is."""
     wish, source = scheme.augment.resized_crop, images.shape[1]
     if wish is not None:
-        boxes = view_draws.boxes(states, source, wish.scale, wish.ratio)
-    elif source > scheme.size:
-        boxes = _whole(images)
-    else:
-        return images
-    out = np.empty((len(images), scheme.size, scheme.size, images.shape[3]), np.uint8)
+        return _resampled(images, view_draws.boxes(states, source, wish.scale, wish.ratio), scheme.size)
+    return _resampled(images, _whole(images), scheme.size) if source > scheme.size else images
+
+
+def _resampled(images: Bytes, boxes: Rows, size: int) -> Bytes:
+    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     view_pixels.resample_boxes(images, boxes, out)
+    return out
+
+
+def _placed(images: Bytes, moves: Rows | None, size: int) -> Bytes:
+    """Centre images in new memory, moved and mirrored where `moves` (B, 3) says so."""
+    if moves is None and images.shape[1] == size:
+        return images.copy()
+    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    view_pixels.shift_and_flip(images, np.zeros((len(images), 3), np.int64) if moves is None else moves, out)
     return out
 
 
