@@ -1,0 +1,183 @@
+"""The stage graph laid out: one column a depth, edges from left to right; many alike stages become one node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from kdscale.report.failures import by_progress
+from kdscale.report.records import StageRecord, SweepRecord, axis_value
+from kdscale.report.statistics import interval
+from kdscale.report.wording import count, percent
+
+__all__ = ["Drawing", "Edge", "Node", "draw"]
+
+MOST_NODES, TALLEST = 24, 8
+"""Boxes that can be read: in all, and in one column."""
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN, ARCH, HEADROOM = 196.0, 68.0, 76.0, 18.0, 2.0, 26.0, 12.0
+
+
+@dataclass
+class Node:
+    """A box: one stage, or several that differ only in axes."""
+
+    stages: list[StageRecord]
+    title: str
+    x: float = 0.0
+    y: float = 0.0
+    width: float = WIDTH
+    height: float = HEIGHT
+
+    @property
+    def depth(self) -> int:
+        """The column."""
+        return self.stages[0].depth
+
+    @property
+    def model(self) -> str:
+        """The network, or how many there are."""
+        models = list(dict.fromkeys(s.model for s in self.stages))
+        return models[0] if len(models) == 1 else f"{len(models)} networks"
+
+    @property
+    def figure(self) -> str:
+        """Accuracy and size; what is there of it."""
+        known = [s.results["top1"] for s in self.stages if "top1" in s.results]
+        found = interval(known)
+        if found is None:
+            return ""
+        if len({s.model for s in self.stages}) > 1:
+            return f"{percent(min(known))} to {percent(max(known))} %"
+        return f"{percent(found)} % · {count(self.stages[0].params)}"
+
+    @property
+    def status(self) -> str:
+        """The state of all; of several different ones the one that asks for attention."""
+        return min((s.status for s in self.stages), key=by_progress)
+
+    @property
+    def badge(self) -> str:
+        """What the corner says: the state, or that nothing had to be trained."""
+        if self.status == "done":
+            return "reused" if all(s.reused for s in self.stages) else ""
+        of = f" {sum(s.done for s in self.stages)}/{len(self.stages)}" if len(self.stages) > 1 else ""
+        return f"{self.status}{of}"
+
+    def lines(self) -> list[str]:
+        """What stands in the box, cut to its width."""
+        return [_cut(self.title, 18 if self.badge else 26), _cut(self.model, 31), self.figure]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A curve from the producer's right side to the consumer's left."""
+
+    path: str
+    role: str
+    x: float
+    y: float
+
+
+@dataclass
+class Drawing:
+    """Everything the template needs, in pixels."""
+
+    width: float
+    height: float
+    nodes: list[Node] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+
+
+def draw(sweep: SweepRecord) -> Drawing:
+    """Lay out a sweep's stages; seeds, then all axes are folded until the picture can be read."""
+    used = {p.digest for t in sweep.trials for d in t.stages.values() for p in sweep.stages[d].parents}
+    nodes = _nodes(sweep, [s for s in sweep.stages.values() if s.kind == "train" or s.digest in used])
+    width, height = _place(nodes, MARGIN)
+    edges = _edges(nodes)
+    above = min((edge.y for edge in edges), default=HEADROOM)
+    if above < HEADROOM:
+        width, height = _place(nodes, MARGIN + HEADROOM - above)
+        edges = _edges(nodes)
+    return Drawing(width, height, nodes, edges)
+
+
+def _place(nodes: list[Node], top: float) -> tuple[float, float]:
+    """Set the boxes' corners, each column centred; returns the width and height of all."""
+    columns = [[n for n in nodes if n.depth == d] for d in sorted({n.depth for n in nodes})]
+    tall = max((len(c) for c in columns), default=0) * (HEIGHT + GAP_Y) - GAP_Y
+    for number, column in enumerate(columns):
+        own = len(column) * (HEIGHT + GAP_Y) - GAP_Y
+        for row, node in enumerate(column):
+            node.x = MARGIN + number * (WIDTH + GAP_X)
+            node.y = top + (tall - own) / 2 + row * (HEIGHT + GAP_Y)
+    return len(columns) * (WIDTH + GAP_X) - GAP_X + 2 * MARGIN, top + tall + MARGIN
+
+
+def _nodes(sweep: SweepRecord, stages: list[StageRecord]) -> list[Node]:
+    axes_of = {d: t.axes for t in reversed(sweep.trials) for d in t.stages.values()}
+
+    def by(*axes: str) -> Callable[[StageRecord], Hashable]:
+        return lambda s: (s.name, s.depth, *((a, v) for a, v in axes_of.get(s.digest, {}).items() if a in axes))
+
+    free = [a for a in sweep.axes if a != "seed"]
+    first = "method" if "method" in free else next(iter(free), "")
+    ways: list[Callable[[StageRecord], Hashable]] = [lambda s: s.digest, by(*free), by(first), by()]
+    for way in ways:
+        found: dict[Hashable, list[StageRecord]] = {}
+        for stage in stages:
+            found.setdefault(way(stage), []).append(stage)
+        depths = [group[0].depth for group in found.values()]
+        if len(found) <= MOST_NODES and max(depths.count(d) for d in set(depths)) <= TALLEST:
+            break
+    return [Node(group, _title(sweep, group)) for group in found.values()]
+
+
+def _title(sweep: SweepRecord, group: list[StageRecord]) -> str:
+    """Stage name with the axis values that all of the box share, where they tell it from others."""
+    name = group[0].name
+    number = f" ×{len(group)}" if len(group) > 1 else ""
+    digests = {s.digest for s in group}
+    users = [t.axes for t in sweep.trials if t.stages.get(name) in digests]
+    if not users or {t.stages[name] for t in sweep.trials if name in t.stages} <= digests:
+        return name + number
+    values = ",".join(axis_value(a, v) for a, v in users[0].items() if len({u[a] for u in users}) == 1)
+    return f"{name}[{values}]{number}" if values else name + number
+
+
+def _edges(nodes: list[Node]) -> list[Edge]:
+    """Each pair of boxes and role once; all read the data, so only those with no other parent show it."""
+    home = {s.digest: n for n in nodes for s in n.stages}
+    found: dict[tuple[int, int, str], Edge] = {}
+    for node in nodes:
+        for stage in node.stages:
+            inner = [p for p in stage.parents if p.role != "data"] or stage.parents
+            for parent in inner:
+                source = home.get(parent.digest)
+                if source is not None:
+                    role = "" if parent.role in (source.stages[0].name, "data") else parent.role
+                    found.setdefault((id(source), id(node), parent.role), _edge(source, node, role, parent.selector))
+    return list(found.values())
+
+
+def _edge(source: Node, target: Node, role: str, selector: str) -> Edge:
+    label = role if selector in ("last", "store") else f"{role}@{selector}"
+    if target.x - source.x > WIDTH + GAP_X + 1:
+        return _arch(source, target, label)
+    x0, y0 = source.x + source.width, source.y + source.height / 2
+    x1, y1 = target.x, target.y + target.height / 2
+    bend = max(28.0, (x1 - x0) / 2)
+    path = f"M{x0:.1f} {y0:.1f}C{x0 + bend:.1f} {y0:.1f} {x1 - bend:.1f} {y1:.1f} {x1 - 5:.1f} {y1:.1f}"
+    return Edge(path, _cut(label, 12), (x0 + x1) / 2, (y0 + y1) / 2 - 5)
+
+
+def _arch(source: Node, target: Node, label: str) -> Edge:
+    """An edge past other columns goes over the boxes, not through them."""
+    x0, y0, x1, y1 = source.x + source.width / 2, source.y, target.x + target.width / 2, target.y
+    rise = ARCH * (x1 - x0) / (WIDTH + GAP_X) / 2
+    top = min(y0, y1) - rise / 0.75
+    path = f"M{x0:.1f} {y0:.1f}C{x0:.1f} {top:.1f} {x1:.1f} {top:.1f} {x1:.1f} {y1 - 5:.1f}"
+    return Edge(path, _cut(label, 24), (x0 + x1) / 2, min(y0, y1) - rise - 5)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
