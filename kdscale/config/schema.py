@@ -129,8 +129,8 @@ class StudentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
     model: str
-    weights: Path | None = None
-    weights_key: str | None = None
+    weights: Path | None = outside(None)
+    weights_key: str | None = outside(None)
     weights_hash: str | None = Field(None, description="filled in by the planner: hash of the tensors")
     strict: list[str] | bool = Field(True, description="names of parts that the weights may lack, e.g. [head]")
     classes: PositiveInt | None = None
