@@ -9,7 +9,7 @@ from typing import Any
 
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
-from kdscale.errors import ConfigError
+from kdscale.errors import ConfigError, KDScaleError
 from kdscale.pipeline.assemble import Parent, assemble, dry_backward, freeze, image_size
 from kdscale.pipeline.cost import forward_flops, training_rows
 
@@ -41,7 +41,11 @@ def dry_run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent])
     """
     key = json.dumps([_shape_of(spec), [(n, _shape_of(p.spec), str(p.info)) for n, p in producers.items()], str(info)], default=str)
     if key not in _seen:
-        _seen[key] = _run(spec, info, producers)
+        try:
+            _seen[key] = _run(spec, info, producers)
+        except KDScaleError as error:
+            at = f"stages.{spec.name}"
+            raise error if at in str(error) else type(error)(f"{at}: {error}") from error
     return _seen[key]
 
 

@@ -19,8 +19,9 @@ from kdscale import plugins
 from kdscale.api import Dataset, DatasetInfo
 from kdscale.config.digest import NUMERICS, stage_digest
 from kdscale.config.load import Sweep, Trial, parse_reference, resolve_stages
-from kdscale.config.schema import DataConfig, StageSpec
+from kdscale.config.schema import DataConfig, StageSpec, StudentConfig
 from kdscale.errors import ConfigError
+from kdscale.nn.weights import file_weights_hash
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Parent
 from kdscale.pipeline.cost import Cost, conversion_cost, training_cost, training_rows
@@ -141,6 +142,7 @@ class _Planner:
         self._specs: dict[str, tuple[str, dict[str, str]]] = {}
         self._by_digest: dict[str, StageSpec] = {}
         self._precision: str | None = None
+        self._hashes: dict[tuple[str, str | None], str] = {}
 
     def trial(self, trial: Trial) -> PlannedTrial:
         specs = resolve_stages(trial)
@@ -241,6 +243,9 @@ class _Planner:
     def _resolved(self, spec: StageSpec) -> StageSpec:
         """Replace what depends on the machine by what it is here: precision and number of processes."""
         train, engine = spec.train, spec.engine
+        student = spec.student
+        if student.weights is not None:
+            student = student.model_copy(update={"weights_hash": self._file_hash(student)})
         if train.precision == "auto":
             self._precision = self._precision or best_precision()
             train = train.model_copy(update={"precision": self._precision})
@@ -252,7 +257,15 @@ class _Planner:
                 f"{processes} processes x accumulation {train.accumulation}"
             )
         engine = engine.model_copy(update={"processes": int(processes)})
-        return spec.model_copy(update={"train": train, "engine": engine})
+        return spec.model_copy(update={"train": train, "engine": engine, "student": student})
+
+    def _file_hash(self, student: StudentConfig) -> str:
+        """Hash of the tensors in a weights file: the file's name and format are no part of what it is."""
+        key = (str(student.weights), student.weights_key)
+        if key not in self._hashes:
+            assert student.weights is not None
+            self._hashes[key] = file_weights_hash(student.weights, student.weights_key)
+        return self._hashes[key]
 
     def _dataset(self, data: DataConfig) -> tuple[Dataset, DatasetInfo, str]:
         key = json.dumps([data.name, str(data.root), data.size, data.options], sort_keys=True)
