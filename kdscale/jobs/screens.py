@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -33,11 +30,11 @@ def _headline(plan: Plan) -> str:
 
 def _stages(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("stage", "name", "model", "takes from"):
-        table.add_column(title, overflow="fold")
-    for title in ("params", "MFLOPs", "steps", "TFLOPs", "MB", "files"):
-        table.add_column(title, justify="right")
-    table.add_column("state")
+    for title in ("stage", "name", "takes from"):
+        table.add_column(title, overflow="fold", no_wrap=title != "stage")
+    for title in ("params", "MFLOPs", "steps", "TFLOPs", "MB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for stage in plan.stages.values():
         table.add_row(*_stage_row(plan, stage))
     return table
@@ -46,14 +43,22 @@ def _stages(plan: Plan) -> Table:
 def _stage_row(plan: Plan, stage: PlannedStage) -> list[str]:
     cost = stage.cost
     parents = ", ".join(
-        f"{plan.stages[d].name}{'' if s in ('last', 'store') else '@' + s}" for d, s in stage.parents.values()
+        f"{plan.stages[d].name}{'' if s == 'last' else '@' + s}" for d, s in stage.parents.values() if s != "store"
     )
     return [
-        stage.name, stage.digest[:6], stage.model, parents,
-        f"{cost.params:,}" if cost.params else "", f"{cost.flops / 1e6:.1f}" if cost.flops else "",
+        f"{stage.name}\n[dim]{stage.model}[/dim]", stage.digest[:6], parents,
+        _count(cost.params), f"{cost.flops / 1e6:.1f}" if cost.flops else "",
         f"{cost.steps:,}" if cost.steps else "", f"{cost.train_flops / 1e12:.1f}" if cost.train_flops else "",
-        f"{cost.bytes / 1e6:.1f}", str(cost.inodes), "reused" if stage.reuse.done else _state(stage),
+        f"{cost.bytes / 1e6:.1f}", "reused" if stage.reuse.done else _state(stage),
     ]  # fmt: skip
+
+
+def _count(number: int) -> str:
+    """1,234,567 as 1.23 M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number or "")
 
 
 def _state(stage: PlannedStage) -> str:
