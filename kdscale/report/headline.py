@@ -15,6 +15,8 @@ from kdscale.report.wording import count, duration, millis, p_value, percent, pl
 
 __all__ = ["Headline", "Provenance", "Savings", "Tile", "headline", "provenance", "savings"]
 
+NBSP = "\N{NO-BREAK SPACE}"
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -142,7 +144,7 @@ def _of_many(sweep: SweepRecord, best: Group, groups: Sequence[Group]) -> Headli
         tiles.append(Tile(points(gain.mean), "points", f"over {BASELINE}, the same network on labels alone{sure}"))
     tiles += _teacher_tiles(sweep, best)
     verb = "leads" if all(s.done for g in groups for s in g.stages) else "leads so far"
-    return Headline(f"{best.label} {verb} with {percent(top1)}\N{NO-BREAK SPACE}%", lead, tiles[:4])
+    return Headline(f"{best.label} {verb} with {percent(top1)}{NBSP}%", lead, tiles[:4])
 
 
 def _of_one(sweep: SweepRecord, group: Group) -> Headline:
@@ -160,7 +162,9 @@ def _of_one(sweep: SweepRecord, group: Group) -> Headline:
         tiles.append(Tile(points(gain.mean), "points", words))
     tiles += _teacher_tiles(sweep, group) or [Tile(millis(group.mean("latency_ms")), "", "for one image")]
     return Headline(
-        f"The {name} reaches {percent(top1)}\N{NO-BREAK SPACE}% with {count(stage.params)} parameters", lead, tiles[:4]
+        f"The {name} reaches {percent(top1)}{NBSP}% with {count(stage.params).replace(' ', NBSP)} parameters",
+        lead,
+        tiles[:4],
     )
 
 

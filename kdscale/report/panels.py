@@ -26,6 +26,8 @@ __all__ = [
 
 _TERM = "train/term/"
 FEWEST_VALUES = 4
+LEAST_SPREAD = 1.05
+"""Costs that differ by less are one cost: nothing is traded."""
 MOST_INTERVALS = 30
 MOST_CURVE_ROWS = 12
 MOST_TEACHERS = 12
@@ -91,7 +93,8 @@ def trade_offs(sweep: SweepRecord, groups: Sequence[Group], colours: Colours) ->
             if (p := _point(g, colours, (g.mean(metric) or 0.0) / unit)) and p.cost and not math.isnan(p.value)
         ]
         points += _teacher_points(sweep, groups, colours, metric, unit)
-        if len(points) > 1:
+        costs = [p.cost for p in points]
+        if len(points) > 1 and max(costs) > LEAST_SPREAD * min(costs):
             drawn.append(plots.trade_off_figure(points, metric.split("_")[0], label))
     return drawn
 
@@ -167,7 +170,7 @@ def _curve_row(
         if lines:
             name = f"{prefix}-{metric.replace('/', '-')}"
             panels.append(plots.curve_figure(lines, name, what, share="top1" in metric))
-    return CurveRow(title, colours.legend(used) if len(stages) > 1 else [], panels)
+    return CurveRow(title, colours.legend(used) if len(used) > 1 else [], panels)
 
 
 def _line(sweep: SweepRecord, stage: StageRecord, metric: str, colours: Colours, among: int) -> plots.Line | None:

@@ -77,7 +77,7 @@ def trade_off_figure(points: Sequence[Point], name: str, cost: str, *, front: bo
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        canvas = _canvas(500, 350)
+        canvas = _canvas(430, 316)
         axes = canvas.axes
         ahead = pareto(points) if front else []
         if len(ahead) > 1:

@@ -104,7 +104,7 @@ def test_a_finished_chain_shows_everything(tmp_path: Path) -> None:
     for section in ("results", "tradeoff", "curves", "graph", "views", "terms", "classes", "all", "source"):
         assert section in page.ids
     assert "failures" not in page.ids
-    assert "The student reaches 90.50\N{NO-BREAK SPACE}% with 77.8 K parameters" in page.source
+    assert "The student reaches 90.50\N{NO-BREAK SPACE}% with 77.8\N{NO-BREAK SPACE}K parameters" in page.source
     assert "python launch/sweep.py configs/quickstart.yaml" in page.text
     assert "2.13.0+cpu" in page.text
     assert page.tags.count("img") == 24
