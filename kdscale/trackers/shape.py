@@ -109,7 +109,7 @@ def _sweep_run(sweep: SweepFiles, *, expected: bool) -> RunShape:
         status=_status(_as_a_whole(states, expected=expected), expected=expected),
         ledger=sweep.folder / "tracking.json",
         tags={"kdscale.digest": str(sweep.plan["digest"])[:12]},
-        figures={"trials": len(sweep.trials), "trials_done": len(done)},
+        figures={"trials": float(len(sweep.trials)), "trials_done": float(len(done))},
         at=max([sweep.created, *ends]),
         started=sweep.created,
         ended=max([sweep.created, *ends]),
