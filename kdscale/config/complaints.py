@@ -61,7 +61,8 @@ def _what(error: dict[str, Any], model: type[BaseModel], path: list[str]) -> str
         return "is missing"
     given = error.get("input")
     shown = "" if isinstance(given, dict) else f" (it is {given!r})"
-    return f"{error['msg'].removeprefix('Value error, ')[:1].lower()}{error['msg'].removeprefix('Value error, ')[1:]}{shown}"
+    said = str(error["msg"]).removeprefix("Value error, ")
+    return f"{said[:1].lower()}{said[1:]}{shown}"
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -28,7 +28,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") ->
     return found
 
 
-def nearest(candidates: Iterable[tuple[Key, Mapping[str, Any]]], new: Mapping[str, Any]) -> tuple[Key, list[Difference]] | None:
+def nearest(
+    candidates: Iterable[tuple[Key, Mapping[str, Any]]], new: Mapping[str, Any]
+) -> tuple[Key, list[Difference]] | None:
     """The candidate with the fewest differing keys, and those keys; None without candidates."""
     judged = [(key, differences(old, new)) for key, old in candidates]
     return min(judged, key=lambda one: len(one[1])) if judged else None
@@ -36,6 +38,8 @@ def nearest(candidates: Iterable[tuple[Key, Mapping[str, Any]]], new: Mapping[st
 
 def _by_name(items: list[Any]) -> dict[str, Any]:
     return {
-        str(item.get("id") or item.get("name")) if isinstance(item, Mapping) and ("id" in item or "name" in item) else str(i): item
+        str(item.get("id") or item.get("name"))
+        if isinstance(item, Mapping) and ("id" in item or "name" in item)
+        else str(i): item
         for i, item in enumerate(items)
     }

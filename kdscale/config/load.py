@@ -1,13 +1,14 @@
 """From a file and its overrides to the trials of a sweep, each validated before anything starts.
 
-    user's config  <  bases (extends)  <  the file  <  an axis's patch  <  KEY=VALUE
+user's config  <  bases (extends)  <  the file  <  an axis's patch  <  KEY=VALUE
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,12 @@ __all__ = ["Sweep", "Trial", "load", "parse_reference", "resolve_stages"]
 
 M = TypeVar("M", bound=BaseModel)
 _MERGED = ("train", "data", "engine", "resources")
-_MACROS = ("chain", "dense", "grow", "rounds")
+_NOT_BUILT = [
+    (re.compile(r"stages\.[^.]+\.teachers\.[^.]+\.cache"), "the teacher cache is not built yet; leave it out"),
+    (re.compile(r"(stages\.[^.]+\.)?engine\.name"), "deepspeed is not built yet; use ddp"),
+    (re.compile(r"(stages\.)?(chain|dense|grow|rounds)"), "macros are not built yet; write the stages out"),
+    (re.compile(r"stages\.[^.]+\.export"), "exports are not built yet; leave it out"),
+]
 
 
 @dataclass(frozen=True)
@@ -190,24 +196,19 @@ def _check(trial: Trial, sources: Mapping[str, str], where: str) -> None:
 
 def _refuse_what_is_not_built(values: Mapping[str, Any], sources: Mapping[str, str], where: str) -> None:
     """Parts of the language that are designed and not built yet: each says so, none is ignored."""
-    stages = values.get("stages") or {}
-    if not isinstance(stages, dict):
-        return
-    for name, stage in stages.items():
-        if name in _MACROS or not isinstance(stage, dict):
-            continue
-        at = f"stages.{name}"
-        for role, teacher in (stage.get("teachers") or {}).items():
-            if isinstance(teacher, dict) and teacher.get("cache"):
-                key = f"{at}.teachers.{role}.cache"
-                raise ConfigError(f"{_line(key, sources, where)}: {key}: the teacher cache is not built yet; leave it out")
-        if (stage.get("engine") or {}).get("name") == "deepspeed":
-            raise ConfigError(f"{_line(at, sources, where)}: {at}.engine.name: deepspeed is not built yet; use ddp")
-    if (values.get("engine") or {}).get("name") == "deepspeed":
-        raise ConfigError(f"{_line('engine.name', sources, where)}: engine.name: deepspeed is not built yet; use ddp")
-    for macro in _MACROS:
-        if macro in values or macro in stages:
-            raise ConfigError(f"{_line(macro, sources, where)}: {macro}: macros are not built yet; write the stages out")
+    for key, value in _keys(values):
+        for pattern, said in _NOT_BUILT:
+            if pattern.fullmatch(key) and value not in (None, "ddp"):
+                raise ConfigError(f"{_line(key, sources, where)}: {key}: {said}")
+
+
+def _keys(values: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of nested mappings, with its value."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            path = f"{at}.{key}" if at else str(key)
+            yield path, value
+            yield from _keys(value, path)
 
 
 def _line(key: str, sources: Mapping[str, str], where: str) -> str:
@@ -233,7 +234,9 @@ def _stage(name: str, stage: StageConfig, trial: Trial) -> StageSpec:
         name=name,
         student=_student(stage.student),
         teachers=stage.teachers,
-        passes={p: [_term(term, top.params, f"{at}.losses.{term.id}") for term in terms] for p, terms in passes.items()},
+        passes={
+            p: [_term(term, top.params, f"{at}.losses.{term.id}") for term in terms] for p, terms in passes.items()
+        },
         strategy=stage.strategy,
         options=stage.options,
         init_from=_init(stage),

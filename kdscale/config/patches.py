@@ -1,7 +1,7 @@
 """Changes to a config by dotted key, and the axes of a sweep that are made of them.
 
-    KEY=VALUE            sets            KEY=A,B   KEY=range(N)   sweeps            KEY=[A,B]   is a list
-    stages.student.losses.kd.weight      a list's item by its id (or name), or by its number
+KEY=VALUE            sets            KEY=A,B   KEY=range(N)   sweeps            KEY=[A,B]   is a list
+stages.student.losses.kd.weight      a list's item by its id (or name), or by its number
 """
 
 from __future__ import annotations
@@ -214,7 +214,9 @@ def _random(section: Mapping[str, Any], where: str) -> Axis:
     seed = int(section.get("seed", 0))
     points = []
     for trial in range(trials):
-        drawn = {key: _draw(how, uniform("random", seed, trial, key), f"{at}.space.{key}") for key, how in space.items()}
+        drawn = {
+            key: _draw(how, uniform("random", seed, trial, key), f"{at}.space.{key}") for key, how in space.items()
+        }
         points.append(Point(f"t{trial}", drawn))
     return Axis("trial", points)
 

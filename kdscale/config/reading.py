@@ -133,7 +133,9 @@ def _mark(node: yaml.Node, at: str, file: str, sources: dict[str, str]) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
-                raise ConfigError(f"{file}:{key.start_mark.line + 1}: {at + '.' if at else ''}{key.value} is given twice")
+                raise ConfigError(
+                    f"{file}:{key.start_mark.line + 1}: {at + '.' if at else ''}{key.value} is given twice"
+                )
             seen.add(key.value)
             path = f"{at}.{key.value}" if at else key.value
             sources[path] = f"{file}:{key.start_mark.line + 1}"

@@ -12,7 +12,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from kdscale.config.sections import (
+    AugmentConfig,
+    DataConfig,
+    EngineConfig,
+    LimitsConfig,
+    Model,
+    ResourcesConfig,
+    TrackingConfig,
+    TrainConfig,
+    outside,
+)
 
 __all__ = [
     "AugmentConfig",
@@ -37,78 +49,6 @@ __all__ = [
 
 Weight = float | str | dict[str, Any]
 """A number, arithmetic over `params` (replaced by its value on loading), or a schedule such as {linear: [4, 1]}."""
-
-
-def outside(default: Any, **constraints: Any) -> Any:
-    """A field outside a stage's identity."""
-    return Field(default, json_schema_extra={"identity": False}, **constraints)
-
-
-class Model(BaseModel):
-    """Frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-# --------------------------------------------------------------------------- data
-
-
-class ResizedCrop(Model):
-    """Random-resized crop: area share and aspect ratio are drawn, then resized to `data.size`."""
-
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
-    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
-
-
-class Jitter(Model):
-    """Colour jitter: each factor is drawn from [1 - x, 1 + x]."""
-
-    brightness: float = Field(0.0, ge=0, le=1)
-    contrast: float = Field(0.0, ge=0, le=1)
-    saturation: float = Field(0.0, ge=0, le=1)
-
-
-class AugmentConfig(Model):
-    """Operations of a training view, applied in this order; each a function of (view_seed, view, row)."""
-
-    resized_crop: ResizedCrop | None = None
-    crop: int = Field(0, ge=0, description="random crop after padding by this many pixels")
-    flip: bool = False
-    jitter: Jitter | None = None
-    cutout: int = Field(0, ge=0, description="side of the square set to the mean, in pixels")
-    mixup: float = Field(0.0, ge=0, description="alpha of Beta(alpha, alpha)")
-    cutmix: float = Field(0.0, ge=0, description="alpha of Beta(alpha, alpha)")
-
-    @model_validator(mode="after")
-    def _one_of_each_kind(self) -> AugmentConfig:
-        if self.mixup and self.cutmix:
-            raise ValueError("mixup and cutmix are alternatives: set one of them")
-        if self.crop and self.resized_crop:
-            raise ValueError("crop and resized_crop are alternatives: set one of them")
-        return self
-
-    @property
-    def mixes(self) -> bool:
-        """Whether views blend two rows."""
-        return bool(self.mixup or self.cutmix)
-
-
-class DataConfig(Model):
-    """Which data, which rows of it, and how a training view is made."""
-
-    name: str = "fashion_mnist"
-    root: Path | None = outside(None, description="folder of the data; otherwise KDSCALE_DATA, then the system's")
-    size: PositiveInt | None = Field(None, description="pixels a side; smaller images are padded, larger resized")
-    loader: Literal["auto", "ffcv", "torch"] = outside("auto")
-    store: Literal["raw", "jpeg"] = Field("raw", description="how the converted images lie on disk")
-    store_size: PositiveInt | None = Field(None, description="pixels a side on disk, for resized_crop; default size")
-    limit: PositiveInt | None = Field(None, description="training rows: a stratified nested prefix")
-    limit_test: PositiveInt | None = None
-    augment: AugmentConfig = AugmentConfig()
-    val_fraction: float = Field(0.1, ge=0, lt=1)
-    split_seed: int = 0
-    view_seed: int = 0
-    options: dict[str, Any] = Field({}, description="options of the data set itself, e.g. classes of `synthetic`")
 
 
 # --------------------------------------------------------------------------- networks
@@ -204,77 +144,12 @@ class InitFrom(Model):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-# --------------------------------------------------------------------------- training
+class Expectation(Model):
+    """A figure that must come out, or the stage fails."""
 
-
-class TrainConfig(Model):
-    """How a stage is optimised. A step is one global batch."""
-
-    epochs: int = Field(10, ge=0)
-    batch_size: PositiveInt = Field(128, description="global: over all processes and micro-batches")
-    lr: PositiveFloat = 0.1
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(5e-4, ge=0)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    schedule: Literal["constant", "cosine", "multistep", "onecycle"] = "cosine"
-    milestones: list[float] = Field([0.5, 0.75], description="multistep: shares of the epochs, or epochs when above 1")
-    gamma: float = Field(0.1, gt=0, description="multistep: factor at each milestone")
-    warmup_epochs: float = Field(0.0, ge=0, description="linear; for onecycle the length of the rise")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    bn: Literal["local", "sync"] = "local"
-    grad_clip: float | None = Field(None, gt=0, description="largest global gradient norm")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay a step of averaged weights")
-    accumulation: PositiveInt = 1
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="smoothing of every `ce` term that sets none")
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    compile: bool = outside(False)
-    deterministic: bool = outside(False, description="bitwise repeatable on a GPU too, at some cost")
-    channels_last: Literal["auto", "yes", "no"] = outside("auto")
-    checkpoint_every_steps: PositiveInt = outside(500)
-    log_every_steps: PositiveInt = outside(50)
-    keep_checkpoints: PositiveInt = outside(2)
-
-
-class EngineConfig(Model):
-    """What runs the step, and over how many processes."""
-
-    name: Literal["ddp", "deepspeed"] = outside("ddp")
-    processes: PositiveInt | Literal["auto"] = outside("auto")
-    zero_stage: Literal[0, 1, 2, 3] = outside(0)
-
-
-class ResourcesConfig(Model):
-    """What a stage's job asks of the cluster."""
-
-    nodes: PositiveInt = outside(1)
-    processes_per_node: PositiveInt | None = outside(None)
-    cpus_per_process: PositiveInt = outside(1)
-    gpus_per_process: int = outside(0, ge=0)
-    mem_gb: PositiveFloat | None = outside(None)
-    time_min: PositiveInt = outside(60)
-    time_floor_min: PositiveInt | None = outside(None)
-    partition: str | None = outside(None)
-
-
-class TrackingConfig(Model):
-    """Where metrics go besides the stage's own spool."""
-
-    uri: str | None = outside(None, description="MLflow server, sqlite:/// file, or off; default runs/mlflow.db")
-    experiment: str = outside("kdscale")
-    ship: Literal["auto", "job", "login", "never"] = outside("auto")
-
-    @field_validator("uri", mode="before")
-    @classmethod
-    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
-        return "off" if value is False else value
-
-
-class LimitsConfig(Model):
-    """Bounds of a whole sweep."""
-
-    parallel: PositiveInt | None = outside(None, description="stages that run at once")
-    gpu_hours: PositiveFloat | None = outside(None)
+    top1: float | None = Field(None, ge=0, le=1)
+    within: float = Field(0.01, gt=0)
+    source: str | None = None
 
 
 class PluginsConfig(Model):
@@ -282,14 +157,6 @@ class PluginsConfig(Model):
 
     path: list[Path] = outside([], description="folders put on sys.path")
     allow: list[str] = outside([], description="top-level packages that a config may name")
-
-
-class Expectation(Model):
-    """A figure that must come out, or the stage fails."""
-
-    top1: float | None = Field(None, ge=0, le=1)
-    within: float = Field(0.01, gt=0)
-    source: str | None = None
 
 
 # --------------------------------------------------------------------------- stage and experiment
