@@ -131,6 +131,7 @@ def curve_figure(lines: Sequence[Line], name: str, what: str, *, share: bool = F
         share: whether the values are shares, shown in percent.
     """
     import matplotlib as mpl
+    from matplotlib.ticker import MaxNLocator
 
     with mpl.rc_context(STYLE):
         canvas = _canvas(330, 212)
@@ -146,6 +147,8 @@ def curve_figure(lines: Sequence[Line], name: str, what: str, *, share: bool = F
         axes.set_title(what, loc="left", fontsize=11, color=INK)
         axes.set_xlabel("epoch")
         axes.margins(x=0.02)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         if share:
             _focus(axes, [[v * 100 for _, v in line.points] for line in lines])
         return inline(canvas.figure, name, f"{what} over the epochs", canvas.titles)

@@ -116,7 +116,7 @@ def stage_grid(sweep: SweepRecord) -> Grid:
         (Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))),
         (Column("latency"), lambda g: Cell(millis(g.mean("latency_ms")))),
         (Column("img/s", optional=True), lambda g: Cell(count(g.mean("images_per_s")))),
-        (Column("time", optional=True), lambda g: Cell(_time(g))),
+        (Column("time", optional=True), lambda g: Cell(short_duration(g.mean("wall_s")))),
         (Column("NLL", optional=True), lambda g: Cell(_nats(g.mean("nll")))),
         (Column("ECE %", optional=True), lambda g: Cell(percent(g.mean("ece")))),
     ]
@@ -185,10 +185,6 @@ def _axis(group: Group, axis: str) -> str:
 
 def _gain_over_alone(group: Group, groups: Sequence[Group]) -> str:
     return delta(against(group, same_network_alone(group, groups))) or DASH
-
-
-def _time(group: Group) -> str:
-    return "reused" if all(s.reused for s in group.stages) else short_duration(group.mean("wall_s"))
 
 
 def _nats(value: float | None) -> str:
