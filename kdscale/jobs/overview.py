@@ -67,6 +67,11 @@ class Tail:
         for line in lines:
             self._take(line)
 
+    @property
+    def written(self) -> float:
+        """When its newest line was written, unix time; 0 before the first."""
+        return self._marks[-1][0] if self._marks else 0.0
+
     def seconds_per_step(self, since: float) -> float | None:
         """Wall time a step, evaluations and all, over the lines written after `since` (unix time)."""
         marks = [(t, step) for t, step in self._marks if t >= since]
@@ -228,6 +233,17 @@ class SweepView:
     def over(self) -> bool:
         """Whether nothing moves any more: nobody works, and no launcher lives."""
         return self.folder.launcher() is None and not any(stage.live for stage in self.stages.values())
+
+    def hours(self) -> dict[str, float]:
+        """Process hours that this sweep's own stages took, by kind: CPU-h, GPU-h."""
+        hours: dict[str, float] = {}
+        for stage in (s for s in self.stages.values() if not s.entry.get("reused")):
+            for attempt in stage.state.get("attempts", []):
+                unit = "CPU-h" if str(attempt.get("device", "cpu")).startswith("cpu") else "GPU-h"
+                ended = attempt.get("ended") or (time.time() if stage.live else stage.state["updated"])
+                spent = (ended - attempt["started"]) / 3600 * attempt.get("world", 1)
+                hours[unit] = hours.get(unit, 0.0) + spent
+        return {unit: round(spent, 3) for unit, spent in hours.items()}
 
     def seconds_left(self) -> float | None:
         """A guess at when all is done, from the FLOPs left and the pace at which they are computed now."""

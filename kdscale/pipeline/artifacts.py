@@ -8,9 +8,11 @@ Roots named in `$KDSCALE_REUSE` are searched after the own one; they are read, n
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,18 +65,26 @@ class SweepFolder:
             raise ConfigError(f"{self.path} holds no plan.json: name a sweep (`python launch/runs.py ls` lists them)")
         return plan
 
-    def claim(self) -> Claim:
-        """Become this sweep's launcher; released when it leaves.
-
-        Raises:
-            StageError: another launcher of the same sweep lives.
-        """
-        with locked(lock_of(self._launcher)):
-            return Claim.take(self._launcher).begin()
+    @contextmanager
+    def launching(self) -> Iterator[None]:
+        """Be this sweep's launcher, for screens and for cancel; where one lives already, go along without the title."""
+        claim = self._claim_launch()
+        try:
+            yield
+        finally:
+            if claim is not None:
+                claim.release()
 
     def launcher(self) -> dict[str, Any] | None:
         """The live launcher of this sweep; None when there is none."""
         return holder_of(self._launcher)
+
+    def _claim_launch(self) -> Claim | None:
+        try:
+            with locked(lock_of(self._launcher)):
+                return Claim.take(self._launcher).begin(silent_s=math.inf)  # it protects nothing but says who to ask
+        except StageError:
+            return None
 
 
 class Root:

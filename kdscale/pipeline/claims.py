@@ -60,6 +60,7 @@ class Claim:
         """What is written last, under the lock, when the claim is released."""
         self._lock = lock_of(path)
         self._pulse = time.monotonic()
+        self._silent_s = SILENT_S
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {path.parent.name}", daemon=True)
 
@@ -86,8 +87,9 @@ class Claim:
             raise StageError(f"{path.parent.name}: another process took it at the same moment")
         return claim
 
-    def begin(self) -> Claim:
-        """Start the heartbeat."""
+    def begin(self, silent_s: float | None = None) -> Claim:
+        """Start the heartbeat; it ends after `silent_s` (default `SILENT_S`) without a call of `heartbeat`."""
+        self._silent_s = SILENT_S if silent_s is None else silent_s
         self._thread.start()
         return self
 
@@ -123,7 +125,7 @@ class Claim:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
             silent = time.monotonic() - self._pulse
-            if silent > SILENT_S:
+            if silent > self._silent_s:
                 log.error("%s: no progress for %.0f min, no more heartbeat", self.path.parent.name, silent / 60)
                 return
             try:

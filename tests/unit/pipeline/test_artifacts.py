@@ -277,10 +277,9 @@ class TestSweepFolder:
     def test_has_one_live_launcher(self, root: Root) -> None:
         sweep = root.create_sweep("x", "0" * 64)
         assert sweep.launcher() is None
-        claim = sweep.claim()
-        assert (sweep.launcher() or {})["pid"] == os.getpid()
-        with pytest.raises(StageError, match="held by"):
-            SweepFolder(sweep.path).claim()
-        claim.release()
+        with sweep.launching():
+            with SweepFolder(sweep.path).launching():
+                assert (sweep.launcher() or {})["pid"] == os.getpid()
+            assert sweep.launcher() is not None
         assert sweep.launcher() is None
         assert sweep.root.path == root.path
