@@ -139,7 +139,7 @@ def _on_every_rank(act: Callable[[], None]) -> OSError | None:
 def _try(act: Callable[[], None]) -> Exception | None:
     try:
         act()
-    except Exception as error:  # carried to all ranks, which raise it together
+    except Exception as error:  # noqa: BLE001 - carried to all ranks, which raise it together
         return _disk_error(error)
     return None
 

@@ -12,7 +12,7 @@ import importlib
 import inspect
 import sys
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ KINDS = ("losses", "modifiers", "strategies", "models", "datasets", "teachers")
 _ROOT = Path(__file__).parent
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(kind: str, name: str) -> Any:
     """The class that the plug-in `name` of `kind` offers.
 

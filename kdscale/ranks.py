@@ -43,7 +43,7 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def join(backend: Literal["gloo", "nccl"], timeout_s: float = 1800.0) -> None:
+def join(backend: Literal["gloo", "cpu:gloo,cuda:nccl"], timeout_s: float = 1800.0) -> None:
     """Enter the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
 
     A world of one joins nothing: it has nobody to talk to.

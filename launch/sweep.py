@@ -24,13 +24,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="launch/sweep.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", nargs="?", type=str, metavar="CONFIG", help="YAML file, or kdscale:NAME of a shipped one")
+    parser.add_argument(
+        "config", nargs="?", type=str, metavar="CONFIG", help="YAML file, or kdscale:NAME of a shipped one"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set or sweep keys of the config")
     parser.add_argument(
         "--cluster", default="local", metavar="local|inline|slurm|PROFILE.yaml",
         help="worker processes on this machine (default), in this process (for debuggers), or SLURM",
     )  # fmt: skip
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="where results go (default: $KDSCALE_RUNS, else ./runs)")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="where results go (default: $KDSCALE_RUNS, else ./runs)"
+    )
     shows = parser.add_argument_group("look, and run nothing")
     shows.add_argument("--dry-run", action="store_true", help="plan, check and cost everything")
     shows.add_argument("--explain", action="store_true", help="why each stage is or is not reused")
@@ -43,7 +47,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     shows.add_argument("--smoke", action="store_true", help="two real steps of every distinct stage, then stop")
     runs = parser.add_argument_group("run")
     runs.add_argument("--fresh", action="append", default=[], metavar="STAGE", help="make a finished stage anew")
-    runs.add_argument("--retry-failed", action="store_true", help="run stages again that failed by an error of their own")
+    runs.add_argument(
+        "--retry-failed", action="store_true", help="run stages again that failed by an error of their own"
+    )
     runs.add_argument("--yes", action="store_true", help="do not ask before a large sweep (above 100 jobs or 10 GB)")
     return parser.parse_intermixed_args(arguments)
 

@@ -79,7 +79,8 @@ def shipped(text: str) -> Path:
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one mapping over another."""
-    return _merge(dict(under), dict(over), "", {})
+    result: dict[str, Any] = _merge(dict(under), dict(over), "", {})
+    return result
 
 
 def absolute_paths(values: dict[str, Any], base: Path, at: str = "") -> dict[str, Any]:

@@ -73,7 +73,7 @@ class DdpEngine:
         self._last = index == self._train.accumulation - 1
         if self._last or not isinstance(self._module, DistributedDataParallel):
             return nullcontext()
-        return self._module.no_sync()  # type: ignore[no-any-return]
+        return self._module.no_sync()
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Run one pass under the stage's precision; the losses themselves are computed in fp32."""
@@ -112,12 +112,13 @@ class DdpEngine:
             yield
             return
         with torch.no_grad():
-            live = [p.detach().clone() for p in self._parameters]
-            torch._foreach_copy_(self._parameters, self._ema)
+            held = [p.detach() for p in self._parameters]
+            live = [p.clone() for p in held]
+            torch._foreach_copy_(held, self._ema)
             try:
                 yield
             finally:
-                torch._foreach_copy_(self._parameters, live)
+                torch._foreach_copy_(held, live)
 
     # ------------------------------------------------------------------ state
 
@@ -163,8 +164,8 @@ class DdpEngine:
         self._optimizer.state.clear()
         for key, value in saved.items():
             if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                parameter = self._parameters[int(index)]
+                _, number, name = key.split(".", 2)
+                parameter = self._parameters[int(number)]
                 # the parameter's own memory layout, which the file does not keep
                 like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
                 self._optimizer.state[parameter][name] = like.copy_(value)

@@ -121,22 +121,30 @@ def _execute(
     if not _agreed(plan, root, options):
         return USAGE
     from kdscale.jobs.local import prepare_folders
+    from kdscale.pipeline.artifacts import SweepFolder
 
     prepare_folders(root, plan, retry_failed=options.retry_failed)
     folder = _sweep_folder(root, plan, sweep)
-    if options.cluster == "inline":
-        from kdscale.jobs.inline import run_inline
+    with SweepFolder(folder).launching():
+        if options.cluster == "inline":
+            from kdscale.jobs.inline import run_inline
 
-        states = run_inline(root, plan, lambda text: console.print(text, markup=False, highlight=False))
-        return _conclude(plan, folder, root, states, console, {})
-    assert warm is not None
-    return _run_local(plan, root, folder, console, warm)
+            states = run_inline(root, plan, lambda text: console.print(text, markup=False, highlight=False))
+            return _conclude(plan, folder, root, states, console, {})
+        assert warm is not None
+        return _run_local(plan, root, folder, console, warm)
 
 
 def _sweep_folder(root: Root, plan: Plan, sweep: Sweep) -> Path:
     folder = root.path / "sweeps" / plan.folder_name
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(folder / "plan.json", plan.document())
+    document = plan.document()
+    first = atomic.read_json(folder / "plan.json")
+    if first is not None:  # what the first launch found done is what this sweep reused, whatever is done by now
+        document["created"] = first["created"]
+        for digest, entry in document["stages"].items():
+            entry["reused"] = first["stages"].get(digest, entry)["reused"]
+    atomic.write_json(folder / "plan.json", document)
     atomic.write_text(folder / "sweep.yaml", sweep.text)
     return folder
 
@@ -148,7 +156,7 @@ def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: War
     shipper = _shipper(plan, root, folder)
     with Watch(folder, console) as watch:
         local = LocalRun(root, plan, watch.say, parallel=plan.limits.get("parallel"), warm=warm)
-        with _signals(local.ask_to_stop):
+        with _OnSignals(local.ask_to_stop):
             states = local.run(watch.update)
         watch.update()
     shipped = shipper.finish(timeout_s=60.0) if shipper is not None else {}
@@ -158,7 +166,7 @@ def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: War
     return code
 
 
-class _signals:  # noqa: N801 - used like a function
+class _OnSignals:
     """Turn Ctrl-C and SIGTERM into a request while a sweep runs."""
 
     def __init__(self, act: Callable[[], None]) -> None:
@@ -197,7 +205,9 @@ def _agreed(plan: Plan, root: Root, options: argparse.Namespace) -> bool:
     root.path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root.path).free
     if size > free:
-        raise ConfigError(f"the sweep may write {size / 1e9:.1f} GB, {root.path} has {free / 1e9:.1f} GB free (launch/runs.py du)")
+        raise ConfigError(
+            f"the sweep may write {size / 1e9:.1f} GB, {root.path} has {free / 1e9:.1f} GB free (launch/runs.py du)"
+        )
     if options.yes or (len(todo) <= ASK_ABOVE_JOBS and size <= ASK_ABOVE_BYTES):
         return True
     question = f"{len(todo)} stages to run, up to {size / 1e9:.1f} GB to write; go on? [y/N] "
@@ -228,5 +238,3 @@ def _conclude(
         console.print(f"{'look':9} python launch/track.py ui --runs {root.path}", markup=False, highlight=False)
     unfinished = [d for d in plan.stages if states.get(d) != "done"]
     return FAILED if unfinished else DONE
-
-

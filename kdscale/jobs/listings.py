@@ -68,7 +68,13 @@ def _taps(words: Sequence[str]) -> int:
         StudentConfig(model=words[0], **given), info, size, plugins=PluginsConfig(path=["."], allow=[package])
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, side in (("path", "left"), ("name", "left"), ("shape", "left"), ("params so far", "right"), ("", "left")):
+    for title, side in (
+        ("path", "left"),
+        ("name", "left"),
+        ("shape", "left"),
+        ("params so far", "right"),
+        ("", "left"),
+    ):
         table.add_column(title, justify=side)  # type: ignore[arg-type]
     for row in rows:
         shape = "x".join(map(str, row.shape)) if row.shape else "-"

@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from kdscale import atomic
@@ -40,9 +39,9 @@ def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
         keep = sorted({*known.get("keep", []), *stage.definition.get("keep", [])})
         folder.define(stage.definition | ({"keep": keep} if keep else {}) | {"sweep": plan.folder_name})
         state = folder.state().get("state", "waiting")
-        if state in ("blocked", "waiting", "paused", "cancelled") or (state == "failed" and retry_failed):
+        if folder.claimant() is None:
             folder.clear_cancel()
-            if folder.claimant() is None:
+            if state in ("blocked", "waiting", "paused", "cancelled") or (state == "failed" and retry_failed):
                 folder.write_state(state="waiting", reason="")
 
 
@@ -123,7 +122,10 @@ class LocalRun:
     def _start_what_can(self) -> None:
         for digest, stage in list(self._waiting.items()):
             parents = [self.states.get(parent) for parent, _ in stage.parents.values()]
-            if any(state in ("failed", "blocked", "cancelled") for state in parents):
+            if self._folder(stage).cancel_request() is not None and not self._held(stage):
+                self._folder(stage).write_state(state="cancelled", reason="cancelled by its user")
+                self._conclude(digest, "cancelled")
+            elif any(state in ("failed", "blocked", "cancelled") for state in parents):
                 self._block(stage)
             elif all(state == "done" for state in parents) and self._room_for(stage) and not self._held(stage):
                 del self._waiting[digest]
@@ -269,7 +271,8 @@ def _is_echo(cause: dict[str, Any]) -> bool:
     """Whether a rank only noticed that another one is gone."""
     text = cause["message"].lower()
     return cause["kind"] in ("RuntimeError", "DistBackendError", "DistNetworkError") and any(
-        word in text for word in ("connection closed", "connection reset", "gloo", "nccl", "connectfullmesh", "timed out")
+        word in text
+        for word in ("connection closed", "connection reset", "gloo", "nccl", "connectfullmesh", "timed out")
     )
 
 

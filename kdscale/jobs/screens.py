@@ -114,5 +114,3 @@ def _longest_chain(plan: Plan) -> int:
         own = 0 if stage.reuse.done else stage.cost.train_flops
         cost[digest] = own + max([cost[d] for d, _ in stage.parents.values()], default=0)
     return max(cost.values(), default=0)
-
-

@@ -38,7 +38,7 @@ def main(root: Path, digest: str) -> NoReturn:
     code = FAILED
     try:
         code = _run(root, digest)
-    except BaseException as error:  # whatever it is, it must be written down before the process is gone
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it must be written down before the process is gone
         _record(root, digest, error)
         traceback.print_exc()
     finally:

@@ -36,7 +36,11 @@ class WarmParent:
     _asked: int = 0
 
     def __post_init__(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "KDSCALE_PARENT": str(os.getpid())}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "KDSCALE_PARENT": str(os.getpid()),
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kdscale.jobs.warm"],
             stdin=subprocess.PIPE,

@@ -71,13 +71,12 @@ def assemble(
     where = f"stages.{spec.name}"
     size = image_size(spec, info)
     every = [term for terms in spec.passes.values() for term in terms]
-    wanted = _wanted_taps(every)
+    wanted = _wanted_taps(every, only=next(iter(parents)) if len(parents) == 1 else None)
     network = build_network(spec.student, info, size, taps=wanted[None], seed=spec.seed, plugins=spec.plugins)
-    teachers = {
-        name: _teacher_network(parent, info, size, wanted.get(name, [])) for name, parent in parents.items()
-    }
+    teachers = {name: _teacher_network(parent, info, size, wanted.get(name, [])) for name, parent in parents.items()}
     shapes = {name: net.tap_shapes(size) for name, net in teachers.items()}
     student_shapes = network.tap_shapes(size)
+    seen = _Seen(spec, info, wanted, student_shapes, shapes, teachers, total_steps, train_rows)
     passes = {}
     for pass_, terms in spec.passes.items():
         built = []
@@ -85,8 +84,7 @@ def assemble(
             at = f"{where}.losses.{term.id}" if pass_ == "main" else f"{where}.passes.{pass_}.{term.id}"
             if term.teacher is not None and term.teacher not in teachers:
                 raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({', '.join(teachers)})")
-            seen = _Seen(wanted, student_shapes, shapes, network, teachers)
-            built.append(_term(term, spec, info, at, seen, total_steps, train_rows))
+            built.append(_term(term, at, seen))
         passes[pass_] = built
     strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
     return Assembled(network, strategy, teachers, _own_rates(every))
@@ -167,22 +165,30 @@ def plugin_config(cls: type[Loss] | type[Modifier], options: Mapping[str, object
 
 @dataclass(frozen=True)
 class _Seen:
-    """What terms can listen to."""
+    """What terms are built from, and can listen to."""
 
+    spec: StageSpec
+    info: DatasetInfo
     wanted: dict[str | None, list[str]]
     student: list[tuple[int, ...]]
     teachers: dict[str, list[tuple[int, ...]]]
-    network: Network
     networks: dict[str, Network]
+    total_steps: int
+    train_rows: int
 
 
-def _wanted_taps(terms: Sequence[TermConfig]) -> dict[str | None, list[str]]:
-    """Every tap that any term asks for, once, in order; the student's under None."""
+def _wanted_taps(terms: Sequence[TermConfig], only: str | None) -> dict[str | None, list[str]]:
+    """Every tap that any term asks for, once, in order; the student's under None.
+
+    Args:
+        terms: of all passes.
+        only: the stage's one teacher, whom a term means that names none.
+    """
     wanted: dict[str | None, list[str]] = {None: []}
     for term in terms:
         if term.taps is None:
             continue
-        for owner, names in ((None, term.taps.student), (term.teacher, term.taps.teacher)):
+        for owner, names in ((None, term.taps.student), (term.teacher or only, term.taps.teacher)):
             listed = wanted.setdefault(owner, [])
             listed += [name for name in names if name not in listed]
     return wanted
@@ -197,9 +203,8 @@ def _teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequenc
     )  # fmt: skip
 
 
-def _term(
-    term: TermConfig, spec: StageSpec, info: DatasetInfo, where: str, seen: _Seen, total_steps: int, train_rows: int
-) -> Term:
+def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
+    spec = seen.spec
     cls = plugins.load("losses", term.name)
     options = term.options
     if term.name == "ce" and spec.train.label_smoothing:
@@ -213,17 +218,17 @@ def _term(
     student_at = [seen.wanted[None].index(name) for name in student_taps]
     teacher_at = [seen.wanted[teacher].index(name) for name in teacher_taps]
     shapes = Shapes(
-        classes=info.classes,
+        classes=seen.info.classes,
         student=[seen.student[i] for i in student_at],
         teacher=[seen.teachers[teacher][i] for i in teacher_at] if teacher else [],
-        train_rows=train_rows,
+        train_rows=seen.train_rows,
         post_relu=all(seen.networks[teacher].post_relu(name) for name in teacher_taps) if teacher else True,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("init", spec.seed, f"terms.{term.id}"))
         loss = cls(config, shapes)
         modifiers = [_modifier(m, shapes, where) for m in term.modifiers]
-    weight = weight_schedule(term.weight, total_steps)
+    weight = weight_schedule(term.weight, seen.total_steps)
     return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at)
 
 

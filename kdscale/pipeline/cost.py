@@ -48,21 +48,22 @@ def forward_flops(network: Network, info: DatasetInfo, size: int) -> int:
     images = torch.zeros(1, info.channels, size, size, dtype=torch.uint8)
     training = network.training
     network.eval()
-    with torch.no_grad(), _CountFlops() as counter:
+    counter = _CountFlops()
+    with torch.no_grad(), counter:
         network(images)
     network.train(training)
     return counter.total
 
 
-class _CountFlops(TorchDispatchMode):
+class _CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up torch's own formulas (those of FlopCounterMode) over all operations.
 
     FlopCounterMode itself also tracks modules, for which it imports the whole compiler: 1.4 s of a start.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types

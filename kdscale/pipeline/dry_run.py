@@ -39,7 +39,9 @@ def dry_run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent])
     Raises:
         ConfigError, PluginError, TapError, ShapeError: whatever would fail in training, with its key path.
     """
-    key = json.dumps([_shape_of(spec), [(n, _shape_of(p.spec), str(p.info)) for n, p in producers.items()], str(info)], default=str)
+    key = json.dumps(
+        [_shape_of(spec), [(n, _shape_of(p.spec), str(p.info)) for n, p in producers.items()], str(info)], default=str
+    )
     if key not in _seen:
         try:
             _seen[key] = _run(spec, info, producers)

@@ -26,7 +26,7 @@ from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Parent
 from kdscale.pipeline.cost import Cost, conversion_cost, training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
-from kdscale.pipeline.reuse import Reuse, judge
+from kdscale.pipeline.reuse import NEW, Reuse, judge
 
 __all__ = ["Plan", "PlannedStage", "PlannedTrial", "make_plan"]
 
@@ -46,7 +46,7 @@ class PlannedStage:
     cost: Cost
     definition: dict[str, Any]
     """What stage.yaml will hold."""
-    reuse: Reuse = Reuse(done=False)
+    reuse: Reuse = NEW
 
     @property
     def folder(self) -> str:
@@ -99,7 +99,12 @@ class Plan:
 
 
 def make_plan(
-    sweep: Sweep, root: Root, *, fresh: Sequence[str] = (), command: str = "", say: Callable[[str], None] = lambda _: None
+    sweep: Sweep,
+    root: Root,
+    *,
+    fresh: Sequence[str] = (),
+    command: str = "",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Plan all trials of a sweep.
 
@@ -291,7 +296,9 @@ class _Planner:
             )
         kind, _, value = selector.partition(":")
         if kind == "epoch" and int(value) > source.train.epochs:
-            raise ConfigError(f"stages.{spec.name}: {source.name}@{selector}, but it trains {source.train.epochs} epochs")
+            raise ConfigError(
+                f"stages.{spec.name}: {source.name}@{selector}, but it trains {source.train.epochs} epochs"
+            )
         self._keep.setdefault(producer, set()).add(selector)
 
 

@@ -11,7 +11,7 @@ from kdscale.pipeline.artifacts import Root, StageFolder
 if TYPE_CHECKING:
     from kdscale.pipeline.plan import PlannedStage
 
-__all__ = ["Reuse", "judge"]
+__all__ = ["NEW", "Reuse", "judge"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Reuse:
     """The folder holds something that must make way before the stage runs."""
 
 
+NEW = Reuse(done=False)
+"""Nothing is known of it."""
+
+
 def judge(root: Root, stage: PlannedStage, parents: Mapping[str, PlannedStage], *, forced: bool) -> Reuse:
     """Look at a stage's folder, here and under the roots that may be reused.
 
@@ -37,7 +41,7 @@ def judge(root: Root, stage: PlannedStage, parents: Mapping[str, PlannedStage], 
     """
     folder = root.stage(stage.digest)
     if folder is None:
-        return Reuse(done=False)
+        return NEW
     state = folder.state().get("state", "waiting")
     if forced:
         return Reuse(done=False, state=state, because="--fresh asks for it", replace=True)

@@ -46,4 +46,4 @@ def _convert(definition: dict[str, object], spec: StageSpec, target: Path) -> St
     dataset: Dataset = plugins.load("datasets", spec.data.name)(spec.data)
     kind = definition["store_kind"]
     assert kind in ("ffcv", "torch")
-    return write_store(dataset, spec.data, target, kind, None)  # type: ignore[arg-type]
+    return write_store(dataset, spec.data, target, kind, None)

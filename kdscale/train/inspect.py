@@ -1,72 +1,81 @@
-"""A first look at a stage before it trains: what each term weighs, and what the networks see.
+"""A first look at a stage before it trains: what each term weighs, and what the student sees.
 
-Written once per stage, from the first batch, on a copy of the strategy: training is not touched.
+Written once a stage, from the first batch, on a copy of the strategy: training is not touched.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdscale import atomic
-from kdscale.api import Batch, Outputs, Strategy, Teacher
+from kdscale.api import Batch, Outputs, Strategy, Weighted
 from kdscale.nn.network import Network
-from kdscale.pipeline.assemble import Assembled
+from kdscale.train.build import Parts
 
 __all__ = ["write_first_look"]
 
 SAMPLES = 64
 
 
-def write_first_look(
-    folder: Path, assembled: Assembled, teachers: Sequence[Teacher], batch: Batch, device: torch.device
-) -> None:
-    """Write step0.json (terms: value, weight, gradient norm) and views.npz (images as the student sees them)."""
-    few = batch.first(SAMPLES).to(device)
-    with torch.no_grad():
-        taught = {teacher.name: teacher(few) for teacher in teachers}
-    strategy = copy.deepcopy(assembled.strategy)
-    atomic.write_json(folder / "step0.json", {"schema": 1, "samples": len(few.rows), "terms": _terms(strategy, few, taught)})
-    _write_views(folder / "views.npz", assembled.network, few, taught)
+def write_first_look(folder: Path, parts: Parts, *, write: bool) -> None:
+    """Write step0.json (terms: value, weight, gradient norm) and views.npz (images as the student sees them).
+
+    Called by all ranks, because a synchronised BatchNorm needs them all; one of them writes.
+    """
+    few = parts.first_batch().first(SAMPLES).to(parts.device)
+    taught = {teacher.name: teacher(few) for teacher in parts.teachers}
+    terms = _terms(copy.deepcopy(parts.assembled.strategy), few, taught)
+    if write:
+        atomic.write_json(folder / "step0.json", {"schema": 1, "samples": len(few.rows), "terms": terms})
+        _write_views(folder / "views.npz", parts.network, few, taught)
 
 
-def _terms(strategy: Strategy, batch: Batch, taught: Mapping[str, Outputs]) -> list[dict[str, object]]:
+def _terms(strategy: Strategy, batch: Batch, taught: Mapping[str, Outputs]) -> list[dict[str, Any]]:
     """Each term's value, weighted value, and the norm of its gradient on the student's parameters."""
+    rows: list[dict[str, Any]] = [
+        {
+            "id": term.id,
+            "pass": pass_,
+            "value": term.value.item(),
+            "weight": term.weight,
+            "weighted": term.weight * term.value.item(),
+            "gradient_norm": _gradient_norm(strategy, term),
+        }
+        for pass_ in strategy.passes
+        for term in strategy.weighted(batch, taught, pass_)
+    ]
+    whole = sum(row["gradient_norm"] for row in rows) or 1.0
+    return [row | {"gradient_share": row["gradient_norm"] / whole} for row in rows]
+
+
+def _gradient_norm(strategy: Strategy, term: Weighted) -> float:
+    if not term.value.requires_grad:
+        return 0.0
     parameters = [p for p in strategy.student.parameters() if p.requires_grad]
-    rows: list[dict[str, object]] = []
-    for pass_ in strategy.passes:
-        for term in strategy.weighted(batch, taught, pass_):
-            grads = torch.autograd.grad(term.weight * term.value, parameters, retain_graph=True, allow_unused=True)
-            norm = torch.stack([g.norm() for g in grads if g is not None]).norm().item() if any(
-                g is not None for g in grads
-            ) else 0.0
-            rows.append(
-                {
-                    "id": term.id, "pass": pass_, "value": term.value.item(), "weight": term.weight,
-                    "weighted": term.weight * term.value.item(), "gradient_norm": norm,
-                }  # fmt: skip
-            )
-    whole = sum(float(str(row["gradient_norm"])) for row in rows) or 1.0
-    return [row | {"gradient_share": float(str(row["gradient_norm"])) / whole} for row in rows]
+    found = torch.autograd.grad(term.weight * term.value, parameters, retain_graph=True, allow_unused=True)
+    norms = [gradient.norm() for gradient in found if gradient is not None]
+    return torch.stack(norms).norm().item() if norms else 0.0
 
 
 def _write_views(path: Path, network: Network, batch: Batch, taught: Mapping[str, Outputs]) -> None:
-    seen = network.input.seen(batch.images)
-    arrays = {"images": _pixels(seen), "labels": batch.labels.cpu().numpy()}
+    arrays: dict[str, Any] = {"images": _pixels(network.input.seen(batch.images)), "labels": batch.labels.cpu().numpy()}
     if taught:
-        first: Tensor = next(iter(taught.values())).logits.float().softmax(dim=1)
-        confidence, top1 = first.max(dim=1)
+        confidence, top1 = next(iter(taught.values())).logits.float().softmax(dim=1).max(dim=1)
         arrays |= {"teacher_top1": top1.cpu().numpy(), "teacher_confidence": confidence.cpu().numpy()}
     with atomic.aside(path) as side, side.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def _pixels(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _pixels(images: Tensor) -> NDArray[np.uint8]:
     """(B, K, H, W) in [0, 1] to uint8 (B, H, W, K)."""
     scaled = (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+    pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels

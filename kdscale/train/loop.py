@@ -29,7 +29,7 @@ HEARTBEAT_S = 10.0
 CHECKPOINT_IS_DUE = "due"
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the stage has saved itself and will go on later
+class Interrupted(Exception):
     """The loop saved a checkpoint and left, because it was asked to."""
 
 
@@ -112,6 +112,9 @@ class Loop:
     progress: Callable[[LoopState, dict[str, float]], None]
     heartbeat: Callable[[], None]
     state: LoopState = field(default_factory=LoopState)
+    _beat: float = field(init=False, default=0.0)
+    _since: float = field(init=False, default=0.0)
+    _images_then: int = field(init=False, default=0)
 
     def run(self) -> None:
         """Train from `state` to the end. Raises: Interrupted, NonFiniteLoss."""

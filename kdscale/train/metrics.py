@@ -86,7 +86,9 @@ class Meter:
 
     def _raise(self) -> None:
         found = ranks.gather_objects(self._first_bad.tolist())
-        bad = [(step, rank, name) for rank, row in enumerate(found) for step, name in zip(row, self._names, strict=True)]
+        bad = [
+            (step, rank, name) for rank, row in enumerate(found) for step, name in zip(row, self._names, strict=True)
+        ]
         known = sorted(entry for entry in bad if entry[0] >= 0 and entry[2] != "loss") or [(-1, -1, "loss")]
         step, rank, name = known[0]
         raise NonFiniteLoss(

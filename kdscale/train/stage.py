@@ -13,31 +13,23 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from kdscale import __version__, atomic, checkpoint, ranks
-from kdscale.api import Batch, DatasetInfo
 from kdscale.config.schema import StageSpec
-from kdscale.data.loader import EvalLoader, TrainLoader
-from kdscale.data.store import Store
-from kdscale.engines.ddp import DdpEngine
 from kdscale.errors import StageError
-from kdscale.nn.sync_bn import average_buffers, to_sync_bn
-from kdscale.nn.weights import fit_tensors
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
-from kdscale.pipeline.assemble import Assembled, Parent, assemble, freeze, image_size, keep_frozen_in_eval
-from kdscale.teachers.network import NetworkTeacher
+from kdscale.trackers.spool import Spool
+from kdscale.train.build import Parts, build
 from kdscale.train.evaluate import Evaluator, Figures, latency_ms
 from kdscale.train.inspect import write_first_look
 from kdscale.train.loop import Interrupted, Loop, LoopState
 from kdscale.train.metrics import Meter
 from kdscale.train.stop import Stop
-from kdscale.trackers.spool import Spool
 
 __all__ = ["Outcome", "run_stage"]
 
@@ -75,13 +67,11 @@ class _StageRun:
         self.digest: str = definition["digest"]
         self.spec = StageSpec.model_validate(definition["spec"])
         self.definition = definition
-        self.info = DatasetInfo(**definition["data"]["info"])
         self.main = ranks.rank() == 0
         self.device = _device()
         self.claim: Claim | None = None
         self.begun = time.time()
         self._written = 0.0
-        self._consumed: dict[str, str] = {}
 
     # ------------------------------------------------------------------ frame
 
@@ -106,8 +96,8 @@ class _StageRun:
 
     def run(self) -> Outcome:
         begun = time.perf_counter()
-        self._deterministic()
-        parts = self._build()
+        _deterministic(self.spec, self.device)
+        parts = build(self.definition, self.root, self.device)
         loop = self._loop(parts)
         saved = checkpoint.load(self.folder.checkpoints, self.digest, parts.engine.load)
         if saved is not None:
@@ -115,9 +105,10 @@ class _StageRun:
         spool = self._spool(saved)
         loop.tracker = spool
         self._note_start(loop.state, saved)
-        if saved is None and self.main:
-            self._first_look(parts)
-        log.info("ready after %.1f s: %d steps to go", time.perf_counter() - begun, self._steps_left(parts, loop.state))
+        if saved is None:
+            write_first_look(self.folder.path, parts, write=self.main)
+        left = self.total_steps - loop.state.step
+        log.info("ready after %.1f s: %d steps to go", time.perf_counter() - begun, left)
         try:
             loop.run()
             figures = self._finish(parts, loop, spool)
@@ -133,99 +124,12 @@ class _StageRun:
             return "interrupted"
         return "done"
 
-    # ------------------------------------------------------------------ building
-
-    def _build(self) -> _Parts:
-        parents = self._parents()
-        store = self._store()
-        spec, train = self.spec, self.spec.train
-        loader = TrainLoader(
-            store, spec.data, batch_size=train.batch_size, seed=spec.seed, rank=ranks.rank(), world=ranks.world()
-        )
-        size = image_size(spec, self.info)
-        assembled = assemble(
-            spec,
-            self.info,
-            {name: parent for name, parent in parents.items() if name in spec.teachers},
-            total_steps=train.epochs * loader.steps_per_epoch,
-            train_rows=self.info.train_rows,
-        )
-        network, strategy = assembled.network, assembled.strategy
-        if "init_from" in parents:
-            self._initialise(network.model, parents["init_from"])
-        freeze(strategy, network, self.definition.get("frozen", []), spec.train_only)
-        if train.bn == "sync":
-            to_sync_bn(strategy)
-        strategy.to(self.device)
-        network.prepare(self._channels_last(), self.device)
-        strategy.train()
-        keep_frozen_in_eval(strategy)
-        teachers = [
-            NetworkTeacher(name, net, device=self.device, precision=train.precision)
-            for name, net in assembled.teachers.items()
-        ]
-        engine = DdpEngine(
-            strategy, train, steps_per_epoch=loader.steps_per_epoch, own_rates=assembled.own_rates
-        )
-        return _Parts(assembled, engine, teachers, loader, store, size)
-
-    def _parents(self) -> dict[str, Parent]:
-        """The producing stages, done and holding exactly the weights that they recorded."""
-        found: dict[str, Parent] = {}
-        for role, reference in self.definition["parents"].items():
-            folder = self.root.stage(reference["digest"])
-            if folder is None or folder.state().get("state") != "done":
-                state = "missing" if folder is None else folder.state().get("state", "unknown")
-                raise StageError(f"{self.spec.name} takes {role} from {reference['digest'][:12]}, which is {state}")
-            selector = reference["selector"]
-            weights = folder.snapshot(selector)
-            if not weights.exists():
-                raise StageError(f"{folder.path.name} has no snapshot {selector}: it never got there ({weights})")
-            recorded = folder.state()["weights"].get(selector)
-            actual = checkpoint.file_hash(weights)
-            if recorded != actual:
-                raise StageError(
-                    f"{weights} is not what its stage wrote (recorded {recorded}, found {actual}): "
-                    f"python launch/sweep.py CONFIG --fresh {folder.name} makes it anew"
-                )
-            self._consumed[role] = actual
-            definition = folder.definition()
-            spec, info = StageSpec.model_validate(definition["spec"]), DatasetInfo(**definition["data"]["info"])
-            found[role] = Parent(spec, info, weights)
-        return found
-
-    def _store(self) -> Store:
-        folder = self.root.stage(self.definition["data"]["store"])
-        if folder is None or folder.state().get("state") != "done":
-            raise StageError(f"{self.spec.name}: its data is not converted yet ({self.definition['data']['store'][:12]})")
-        return Store.open(folder.path / "store")
-
-    def _initialise(self, model: torch.nn.Module, parent: Parent) -> None:
-        """Start from another stage's weights, except the parts that start fresh."""
-        assert parent.weights is not None
-        assert self.spec.init_from is not None
-        skip = self.spec.init_from.skip
-        saved = {k: v for k, v in load_file(parent.weights).items() if k.partition(".")[0] not in skip}
-        fit_tensors(model, saved, strict=skip or True, source=f"init_from {self.spec.init_from.from_}")
-
-    def _channels_last(self) -> bool:
-        """Whether the student runs channels-last: measured to pay except for bf16 on a CPU (0.8 to 0.9 x)."""
-        wish = self.spec.train.channels_last
-        if wish != "auto":
-            return wish == "yes"
-        return self.device.type == "cuda" or self.spec.train.precision == "fp32"
-
-    def _deterministic(self) -> None:
-        if self.spec.train.deterministic and self.device.type == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
-
     # ------------------------------------------------------------------ loop
 
-    def _loop(self, parts: _Parts) -> Loop:
+    def _loop(self, parts: Parts) -> Loop:
         train = self.spec.train
         terms = [term.id for terms in self.spec.passes.values() for term in terms]
-        evaluator = parts.evaluator("val", self.device, self.info)
+        evaluator = parts.evaluator("val")
         loop = Loop(
             train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,
             loader=parts.train_loader, meter=Meter(terms, self.device), tracker=None, device=self.device,
@@ -239,7 +143,7 @@ class _StageRun:
         self.total_steps = train.epochs * parts.train_loader.steps_per_epoch
         return loop
 
-    def _save(self, parts: _Parts, loop: Loop) -> None:
+    def _save(self, parts: Parts, loop: Loop) -> None:
         spool = loop.tracker
         document = loop.saved() | {
             "digest": self.digest,
@@ -255,11 +159,11 @@ class _StageRun:
             is_mine=lambda: self.claim is None or self.claim.is_mine(),
         )
 
-    def _evaluated(self, parts: _Parts, evaluator: Evaluator, precision: str) -> Figures | None:
+    def _evaluated(self, parts: Parts, evaluator: Evaluator, precision: str) -> Figures | None:
         with parts.exported_weights():
             return evaluator(parts.network, precision=precision, interrupted=self.stop.agreed)
 
-    def _snapshot(self, parts: _Parts, selector: str) -> None:
+    def _snapshot(self, parts: Parts, selector: str) -> None:
         """Write the weights as they are evaluated and exported, and record their hash."""
         with parts.exported_weights():
             if not self.main:
@@ -290,11 +194,11 @@ class _StageRun:
 
     # ------------------------------------------------------------------ end
 
-    def _finish(self, parts: _Parts, loop: Loop, spool: Spool | None) -> Figures | None:
+    def _finish(self, parts: Parts, loop: Loop, spool: Spool | None) -> Figures | None:
         """Evaluate the last weights on test, record everything, and only then call the stage done."""
         self._say(state="evaluating", step=loop.state.step, epoch=self._epochs(loop.state))
         self._snapshot(parts, "last")
-        tests = parts.evaluator("test", self.device, self.info)
+        tests = parts.evaluator("test")
         assert tests is not None
         figures = self._evaluated(parts, tests, "fp32")
         if figures is None:
@@ -307,12 +211,12 @@ class _StageRun:
             results = self._results(parts, loop.state, figures)
             self._expected(figures)
             self._link_last()
-            self._say(state="done", reason="", step=loop.state.step, results=results, consumed=self._consumed)
+            self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
         return figures
 
-    def _results(self, parts: _Parts, state: LoopState, figures: Figures) -> dict[str, Any]:
-        median, p95 = latency_ms(parts.network, parts.sample(self.device))
+    def _results(self, parts: Parts, state: LoopState, figures: Figures) -> dict[str, Any]:
+        median, p95 = latency_ms(parts.network, parts.blank_image())
         trained = state.step > 0
         return {
             "model": self.definition["model"],
@@ -331,7 +235,7 @@ class _StageRun:
             "images_per_s": state.images / state.seconds if trained and state.seconds else None,
             "wall_s": self._wall_s(),
             "per_class": figures.per_class,
-            "class_names": list(self.info.class_names),
+            "class_names": self.definition["data"]["info"]["class_names"],
             "test_rows": figures.samples,
             "extra": {},
         }
@@ -348,7 +252,7 @@ class _StageRun:
                 f"expected {expect.top1} within {expect.within}"
             )
 
-    def _check_unchanged(self, parts: _Parts) -> None:
+    def _check_unchanged(self, parts: Parts) -> None:
         for teacher, before in zip(parts.teachers, parts.hashes, strict=True):
             if teacher.fingerprint() != before:
                 raise StageError(f"teacher {teacher.name} changed while it taught: its weights or buffers differ")
@@ -387,12 +291,6 @@ class _StageRun:
         per_epoch = self.total_steps / max(1, self.spec.train.epochs)
         return Spool(self.folder.metrics, saved["spool"] if saved else 0, steps_per_epoch=per_epoch)
 
-    def _first_look(self, parts: _Parts) -> None:
-        write_first_look(self.folder.path, parts.assembled, parts.teachers, parts.first_batch(), self.device)
-
-    def _steps_left(self, parts: _Parts, state: LoopState) -> int:
-        return self.total_steps - state.step
-
     def _say(self, **changes: Any) -> None:
         if not self.main:
             return
@@ -400,60 +298,10 @@ class _StageRun:
         self._written = time.monotonic()
 
 
-@dataclass
-class _Parts:
-    """A stage's built objects."""
-
-    assembled: Assembled
-    engine: DdpEngine
-    teachers: list[NetworkTeacher]
-    train_loader: TrainLoader
-    store: Store
-    size: int
-
-    def __post_init__(self) -> None:
-        self.network = self.assembled.network
-        self.hashes = [teacher.fingerprint() for teacher in self.teachers]
-        self.data = self.train_loader.data
-
-    def evaluator(self, split: Literal["val", "test"], device: torch.device, info: DatasetInfo) -> Evaluator | None:
-        """An evaluator of one split; None when it has no rows."""
-        loader = EvalLoader(
-            self.store, self.data, split, batch_size=256, rank=ranks.rank(), world=ranks.world()
-        )
-        if not loader.samples:
-            return None
-        return Evaluator(loader, self.teachers, info.classes, device, loader.samples)
-
-    @contextmanager
-    def exported_weights(self) -> Iterator[None]:
-        """Hold the weights that are evaluated and exported: EMA where on, buffers averaged over ranks.
-
-        Afterwards every rank has its own again, bit for bit; called by all ranks.
-        """
-        model = self.network.model
-        own = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        buffers = dict(model.named_buffers())
-        with self.engine.averaged(), torch.no_grad():
-            for name, mean in average_buffers(model).items():
-                buffers[name].copy_(mean)
-            try:
-                yield
-            finally:
-                for name, buffer in buffers.items():
-                    buffer.copy_(own[name])
-
-    def sample(self, device: torch.device) -> torch.Tensor:
-        """One image as the loader yields it."""
-        return torch.zeros(1, self.train_loader.channels, self.size, self.size, dtype=torch.uint8, device=device)
-
-    def first_batch(self) -> Batch:
-        """The first batch of training."""
-        batches = self.train_loader.epoch(0)
-        try:
-            return next(batches)
-        finally:
-            batches.close()  # type: ignore[attr-defined]
+def _deterministic(spec: StageSpec, device: torch.device) -> None:
+    if spec.train.deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
 def _device() -> torch.device:

@@ -1,0 +1,193 @@
+"""A stage's objects, built from its definition and its parents' folders on one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kdscale import checkpoint, ranks
+from kdscale.api import Batch, DatasetInfo
+from kdscale.config.schema import StageSpec
+from kdscale.data.loader import EvalLoader, TrainLoader
+from kdscale.data.store import Store
+from kdscale.engines.ddp import DdpEngine
+from kdscale.errors import StageError
+from kdscale.nn.sync_bn import average_buffers, to_sync_bn
+from kdscale.nn.weights import fit_tensors
+from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.assemble import Assembled, Parent, assemble, freeze, image_size, keep_frozen_in_eval
+from kdscale.teachers.network import NetworkTeacher
+from kdscale.train.evaluate import Evaluator
+
+__all__ = ["Parts", "build"]
+
+EVALUATION_BATCH = 256
+"""Rows a rank answers at once in evaluation; no figure depends on it."""
+
+
+@dataclass
+class Parts:
+    """What one rank trains with."""
+
+    assembled: Assembled
+    engine: DdpEngine
+    teachers: list[NetworkTeacher]
+    train_loader: TrainLoader
+    store: Store
+    size: int
+    device: torch.device
+    classes: int
+    consumed: dict[str, str]
+    """Hash of the weights that each parent gave."""
+    hashes: list[str] = field(init=False)
+    """Of the teachers, before the stage."""
+
+    def __post_init__(self) -> None:
+        self.network = self.assembled.network
+        self.hashes = [teacher.fingerprint() for teacher in self.teachers]
+
+    def evaluator(self, split: Literal["val", "test"]) -> Evaluator | None:
+        """An evaluator of one split; None when it has no rows."""
+        data = self.train_loader.data
+        loader = EvalLoader(
+            self.store, data, split, batch_size=EVALUATION_BATCH, rank=ranks.rank(), world=ranks.world()
+        )
+        if not loader.samples:
+            return None
+        return Evaluator(loader, self.teachers, self.classes, self.device, loader.samples)
+
+    @contextmanager
+    def exported_weights(self) -> Iterator[None]:
+        """Hold the weights that are evaluated and exported: EMA where on, buffers averaged over ranks.
+
+        Afterwards every rank has its own again, bit for bit; called by all ranks.
+        """
+        buffers = dict(self.network.model.named_buffers())
+        own = {name: buffer.clone() for name, buffer in buffers.items()}
+        with self.engine.averaged(), torch.no_grad():
+            for name, mean in average_buffers(self.network.model).items():
+                buffers[name].copy_(mean)
+            try:
+                yield
+            finally:
+                for name, buffer in buffers.items():
+                    buffer.copy_(own[name])
+
+    def blank_image(self) -> Tensor:
+        """One black image as the loader yields it."""
+        shape = (1, self.train_loader.channels, self.size, self.size)
+        return torch.zeros(shape, dtype=torch.uint8, device=self.device)
+
+    def first_batch(self) -> Batch:
+        """The first batch of training."""
+        batches = self.train_loader.epoch(0)
+        try:
+            return next(batches)
+        finally:
+            batches.close()
+
+
+def build(definition: Mapping[str, Any], root: Root, device: torch.device) -> Parts:
+    """Build a stage's loader, networks, teachers and engine.
+
+    Args:
+        definition: of the stage, as stage.yaml holds it.
+        root: where its parents are.
+        device: of this rank.
+
+    Raises:
+        StageError: a parent is not done, or does not hold the weights that it recorded.
+    """
+    spec = StageSpec.model_validate(definition["spec"])
+    info = DatasetInfo(**definition["data"]["info"])
+    parents, consumed = _parents(definition, root)
+    store = _store(definition, root)
+    train, rank, world = spec.train, ranks.rank(), ranks.world()
+    loader = TrainLoader(store, spec.data, batch_size=train.batch_size, seed=spec.seed, rank=rank, world=world)
+    assembled = assemble(
+        spec,
+        info,
+        {name: parent for name, parent in parents.items() if name in spec.teachers},
+        total_steps=train.epochs * loader.steps_per_epoch,
+        train_rows=info.train_rows,
+    )
+    if "init_from" in parents:
+        _initialise(assembled.network.model, parents["init_from"], spec)
+    _make_ready(assembled, spec, definition.get("frozen", []), device)
+    teachers = [
+        NetworkTeacher(name, network, device=device, precision=train.precision)
+        for name, network in assembled.teachers.items()
+    ]
+    steps = loader.steps_per_epoch
+    engine = DdpEngine(assembled.strategy, train, steps_per_epoch=steps, own_rates=assembled.own_rates)
+    size = image_size(spec, info)
+    return Parts(assembled, engine, teachers, loader, store, size, device, info.classes, consumed)
+
+
+def _make_ready(assembled: Assembled, spec: StageSpec, frozen: list[str], device: torch.device) -> None:
+    """Freeze what does not train, synchronise BatchNorm if asked, and move to the device in its fast layout."""
+    strategy, network = assembled.strategy, assembled.network
+    freeze(strategy, network, frozen, spec.train_only)
+    if spec.train.bn == "sync":
+        to_sync_bn(strategy)
+    strategy.to(device)
+    network.prepare(_channels_last(spec, device), device)
+    strategy.train()
+    keep_frozen_in_eval(strategy)
+
+
+def _channels_last(spec: StageSpec, device: torch.device) -> bool:
+    """Whether the student runs channels-last: measured to pay except for bf16 on a CPU (0.8 to 0.9 x)."""
+    wish = spec.train.channels_last
+    if wish != "auto":
+        return wish == "yes"
+    return device.type == "cuda" or spec.train.precision == "fp32"
+
+
+def _parents(definition: Mapping[str, Any], root: Root) -> tuple[dict[str, Parent], dict[str, str]]:
+    """The producing stages, done and holding exactly the weights that they recorded; and those weights' hashes."""
+    found: dict[str, Parent] = {}
+    consumed: dict[str, str] = {}
+    for role, reference in definition["parents"].items():
+        digest, selector = reference["digest"], reference["selector"]
+        folder = root.stage(digest)
+        if folder is None or folder.state()["state"] != "done":
+            state = "missing" if folder is None else folder.state()["state"]
+            raise StageError(f"{definition['name']} takes {role} from {digest[:12]}, which is {state}")
+        weights = folder.snapshot(selector)
+        if not weights.exists():
+            raise StageError(f"{folder.path.name} has no snapshot {selector}: it never got there ({weights})")
+        recorded, actual = folder.state()["weights"].get(selector), checkpoint.file_hash(weights)
+        if recorded != actual:
+            raise StageError(
+                f"{weights} is not what its stage wrote (recorded {recorded}, found {actual}): "
+                f"python launch/sweep.py CONFIG --fresh {folder.name} makes it anew"
+            )
+        known = folder.definition()
+        info = DatasetInfo(**known["data"]["info"])
+        found[role] = Parent(StageSpec.model_validate(known["spec"]), info, weights)
+        consumed[role] = actual
+    return found, consumed
+
+
+def _store(definition: Mapping[str, Any], root: Root) -> Store:
+    digest = definition["data"]["store"]
+    folder = root.stage(digest)
+    if folder is None or folder.state()["state"] != "done":
+        raise StageError(f"{definition['name']}: its data is not converted yet ({digest[:12]})")
+    return Store.open(folder.path / "store")
+
+
+def _initialise(model: nn.Module, parent: Parent, spec: StageSpec) -> None:
+    """Start from another stage's weights, except the parts that start fresh."""
+    assert parent.weights is not None
+    assert spec.init_from is not None
+    skip = spec.init_from.skip
+    saved = {k: v for k, v in load_file(parent.weights).items() if k.partition(".")[0] not in skip}
+    fit_tensors(model, saved, strict=skip or True, source=f"init_from {spec.init_from.from_}")
