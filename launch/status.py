@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     except KDScaleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
         return 130
 
 
