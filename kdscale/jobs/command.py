@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdscale.config.load import Sweep
     from kdscale.jobs.warm import WarmParent
     from kdscale.pipeline.artifacts import Root
-    from kdscale.pipeline.plan import Plan
+    from kdscale.pipeline.planned import Plan
 
 __all__ = ["run_command"]
 

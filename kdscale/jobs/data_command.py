@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kdscale.config.load import Sweep
     from kdscale.config.schema import DataConfig
     from kdscale.pipeline.artifacts import Root
-    from kdscale.pipeline.plan import PlannedStage
+    from kdscale.pipeline.planned import PlannedStage
 
 __all__ = ["check", "pick", "show", "write"]
 

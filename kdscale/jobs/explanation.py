@@ -14,7 +14,7 @@ from kdscale.config.explain import Difference, nearest
 from kdscale.config.load import Sweep
 from kdscale.config.schema import StageSpec
 from kdscale.pipeline.artifacts import Root, StageFolder
-from kdscale.pipeline.plan import Plan, PlannedStage
+from kdscale.pipeline.planned import Plan, PlannedStage
 
 __all__ = ["explain_screen"]
 

@@ -8,7 +8,7 @@ from types import FrameType
 
 from kdscale.errors import KDScaleError
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.plan import Plan, PlannedStage
+from kdscale.pipeline.planned import Plan, PlannedStage
 from kdscale.train.convert import run_conversion
 from kdscale.train.stage import run_stage
 from kdscale.train.stop import Stop

@@ -18,7 +18,7 @@ from kdscale import atomic
 from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, error_file
 from kdscale.jobs.warm import WarmParent
 from kdscale.pipeline.artifacts import Root, StageFolder
-from kdscale.pipeline.plan import Plan, PlannedStage
+from kdscale.pipeline.planned import Plan, PlannedStage
 
 __all__ = ["LocalRun", "prepare_folders"]
 

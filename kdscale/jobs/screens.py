@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kdscale.pipeline.plan import Plan, PlannedStage
+from kdscale.pipeline.planned import Plan, PlannedStage
 
 __all__ = ["plan_screen", "totals"]
 

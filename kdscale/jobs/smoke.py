@@ -17,7 +17,7 @@ from kdscale.errors import KDScaleError
 from kdscale.jobs.inline import run_one
 from kdscale.jobs.local import prepare_folders
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.plan import Plan, PlannedStage
+from kdscale.pipeline.planned import Plan, PlannedStage
 from kdscale.train.stop import Stop, StopAfter
 
 __all__ = ["smoke"]

@@ -8,94 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from dataclasses import asdict, replace
 
 from kdscale import plugins
 from kdscale.api import Dataset, DatasetInfo
 from kdscale.config.digest import NUMERICS, stage_digest
-from kdscale.config.load import Sweep, Trial, parse_reference, resolve_stages
+from kdscale.config.load import Sweep, Trial, resolve_stages
 from kdscale.config.schema import DataConfig, StageSpec, StudentConfig
 from kdscale.errors import ConfigError
 from kdscale.nn.weights import file_weights_hash
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Parent
-from kdscale.pipeline.cost import Cost, conversion_cost, training_cost, training_rows
+from kdscale.pipeline.cost import conversion_cost, training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
-from kdscale.pipeline.reuse import NEW, Reuse, judge
+from kdscale.pipeline.machine import best_precision, processes_of
+from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial
+from kdscale.pipeline.references import in_order, parents_first, parents_of
+from kdscale.pipeline.reuse import judge
 
 __all__ = ["Plan", "PlannedStage", "PlannedTrial", "make_plan"]
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """One unique stage over all trials."""
-
-    digest: str
-    name: str
-    kind: str
-    """"train" or "convert"."""
-    parents: dict[str, tuple[str, str]]
-    """Role (a teacher's name, init_from, data) to (digest, selector)."""
-    depth: int
-    model: str
-    cost: Cost
-    definition: dict[str, Any]
-    """What stage.yaml will hold."""
-    reuse: Reuse = NEW
-
-    @property
-    def folder(self) -> str:
-        """Relative to the runs root."""
-        return f"stages/{self.name}-{self.digest[:12]}"
-
-
-@dataclass(frozen=True)
-class PlannedTrial:
-    """One trial: which unique stage each of its stages is."""
-
-    axes: dict[str, str]
-    label: str
-    stages: dict[str, str]
-    swept: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a sweep needs."""
-
-    name: str
-    digest: str
-    axes: dict[str, list[str]]
-    trials: list[PlannedTrial]
-    stages: dict[str, PlannedStage]
-    """By digest, parents first."""
-    tracking: dict[str, Any]
-    config_path: str = ""
-    command: str = ""
-    limits: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder_name(self) -> str:
-        """Under runs/sweeps."""
-        return f"{self.name}-{self.digest[:8]}"
-
-    @property
-    def todo(self) -> list[PlannedStage]:
-        """Stages that are not done yet, parents first."""
-        return [stage for stage in self.stages.values() if not stage.reuse.done]
-
-    def document(self) -> dict[str, Any]:
-        """As plan.json holds it."""
-        return {
-            "schema": 1, "name": self.name, "digest": self.digest, "created": time.time(), "command": self.command,
-            "config_path": self.config_path, "axes": self.axes, "trials": [asdict(trial) for trial in self.trials],
-            "stages": {digest: _entry(stage) for digest, stage in self.stages.items()}, "tracking": self.tracking,
-        }  # fmt: skip
 
 
 def make_plan(
@@ -152,13 +84,13 @@ class _Planner:
     def trial(self, trial: Trial) -> PlannedTrial:
         specs = resolve_stages(trial)
         digests: dict[str, str] = {}
-        for name in _order(specs):
+        for name in in_order(specs):
             digests[name] = self._stage(specs[name], digests)
         return PlannedTrial(trial.axes, label_of(trial.axes), digests, trial.swept)
 
     def _stage(self, raw: StageSpec, known: Mapping[str, str]) -> str:
         spec = self._resolved(raw)
-        parents = _parents(spec, known)
+        parents = parents_of(spec, known)
         key = json.dumps([spec.model_dump(mode="json", by_alias=True), parents], sort_keys=True, default=str)
         if key in self._specs:
             return self._specs[key][0]
@@ -234,7 +166,7 @@ class _Planner:
             if name not in names:
                 raise ConfigError(f"--fresh {name}: no such stage (there are: {', '.join(sorted(names))})")
         done: dict[str, PlannedStage] = {}
-        for digest in _topological(self._stages):
+        for digest in parents_first(self._stages):
             stage = self._stages[digest]
             keep = sorted(self._keep.get(digest, set()))
             if stage.kind == "train":
@@ -254,14 +186,7 @@ class _Planner:
         if train.precision == "auto":
             self._precision = self._precision or best_precision()
             train = train.model_copy(update={"precision": self._precision})
-        processes = engine.processes if engine.processes != "auto" else fitting_processes(train.batch_size, train)
-        share = int(processes) * train.accumulation
-        if train.batch_size % share:
-            raise ConfigError(
-                f"stages.{spec.name}.train.batch_size: {train.batch_size} does not divide by "
-                f"{processes} processes x accumulation {train.accumulation}"
-            )
-        engine = engine.model_copy(update={"processes": int(processes)})
+        engine = engine.model_copy(update={"processes": processes_of(spec)})
         return spec.model_copy(update={"train": train, "engine": engine, "student": student})
 
     def _file_hash(self, student: StudentConfig) -> str:
@@ -307,53 +232,6 @@ def label_of(axes: Mapping[str, str]) -> str:
     return " · ".join(f"s{value}" if axis == "seed" else value for axis, value in axes.items()) or "only"
 
 
-def best_precision() -> str:
-    """bf16 where the processor or GPU computes in it (2.0 to 2.4 x fp32 on a CPU that does), else fp32."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-
-
-def fitting_processes(batch_size: int, train: Any) -> int:
-    """One process a GPU, or a core: the most that divide the batch."""
-    import torch
-
-    most = torch.cuda.device_count() if torch.cuda.is_available() else len(os.sched_getaffinity(0))
-    return max(n for n in range(1, max(1, most) + 1) if batch_size % (n * train.accumulation) == 0 or n == 1)
-
-
-def _parents(spec: StageSpec, known: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    references = {role: ref.from_ for role, ref in spec.teachers.items()}
-    if spec.init_from is not None:
-        references["init_from"] = spec.init_from.from_
-    found = {}
-    for role, text in references.items():
-        stage, selector, _ = parse_reference(text)
-        found[role] = (known[stage], selector)
-    return found
-
-
-def _order(specs: Mapping[str, StageSpec]) -> list[str]:
-    edges = {}
-    for name, spec in specs.items():
-        texts = [ref.from_ for ref in spec.teachers.values()] + ([spec.init_from.from_] if spec.init_from else [])
-        edges[name] = [parse_reference(text)[0] for text in texts]
-        for parent in edges[name]:
-            if parent not in specs:
-                raise ConfigError(f"stages.{name}: takes from {parent}, which is no stage ({', '.join(specs)})")
-    try:
-        return list(TopologicalSorter(edges).static_order())
-    except CycleError as error:
-        raise ConfigError(f"stages form a cycle: {' -> '.join(error.args[1])}") from error
-
-
-def _topological(stages: Mapping[str, PlannedStage]) -> list[str]:
-    edges = {digest: [d for d, _ in stage.parents.values()] for digest, stage in stages.items()}
-    return list(TopologicalSorter(edges).static_order())
-
-
 def _validates(spec: StageSpec) -> bool:
     return spec.data.val_fraction > 0 and spec.train.epochs > 0
 
@@ -374,11 +252,3 @@ def _revisions(spec: StageSpec) -> dict[str, str | int]:
     for kind, name in used:
         found[f"{kind}.{name}"] = plugins.revision(kind, name, spec.plugins)
     return found
-
-
-def _entry(stage: PlannedStage) -> dict[str, Any]:
-    return {
-        "name": stage.name, "kind": stage.kind, "folder": stage.folder, "depth": stage.depth, "model": stage.model,
-        "parents": [{"role": r, "digest": d, "selector": s} for r, (d, s) in stage.parents.items()],
-        "cost": stage.cost.document(), "reused": stage.reuse.done, "because": stage.reuse.because,
-    }  # fmt: skip

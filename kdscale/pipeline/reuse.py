@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kdscale.pipeline.artifacts import Root, StageFolder
 
 if TYPE_CHECKING:
-    from kdscale.pipeline.plan import PlannedStage
+    from kdscale.pipeline.planned import PlannedStage
 
 __all__ = ["NEW", "Reuse", "judge"]
 

@@ -15,7 +15,8 @@ from kdscale.config.load import load
 from kdscale.jobs.local import LocalRun, prepare_folders
 from kdscale.jobs.warm import WarmParent
 from kdscale.pipeline.artifacts import Root, StageFolder
-from kdscale.pipeline.plan import Plan, make_plan
+from kdscale.pipeline.plan import make_plan
+from kdscale.pipeline.planned import Plan
 
 EXPERIMENT: dict[str, Any] = {
     "name": "small",

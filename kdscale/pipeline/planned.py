@@ -1,0 +1,87 @@
+"""A plan: unique stages, trials, and how both are written to plan.json."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kdscale.pipeline.cost import Cost
+from kdscale.pipeline.reuse import NEW, Reuse
+
+__all__ = ["Plan", "PlannedStage", "PlannedTrial"]
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One unique stage over all trials."""
+
+    digest: str
+    name: str
+    kind: str
+    """"train" or "convert"."""
+    parents: dict[str, tuple[str, str]]
+    """Role (a teacher's name, init_from, data) to (digest, selector)."""
+    depth: int
+    model: str
+    cost: Cost
+    definition: dict[str, Any]
+    """What stage.yaml will hold."""
+    reuse: Reuse = NEW
+
+    @property
+    def folder(self) -> str:
+        """Relative to the runs root."""
+        return f"stages/{self.name}-{self.digest[:12]}"
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One trial: which unique stage each of its stages is."""
+
+    axes: dict[str, str]
+    label: str
+    stages: dict[str, str]
+    swept: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a sweep needs."""
+
+    name: str
+    digest: str
+    axes: dict[str, list[str]]
+    trials: list[PlannedTrial]
+    stages: dict[str, PlannedStage]
+    """By digest, parents first."""
+    tracking: dict[str, Any]
+    config_path: str = ""
+    command: str = ""
+    limits: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder_name(self) -> str:
+        """Under runs/sweeps."""
+        return f"{self.name}-{self.digest[:8]}"
+
+    @property
+    def todo(self) -> list[PlannedStage]:
+        """Stages that are not done yet, parents first."""
+        return [stage for stage in self.stages.values() if not stage.reuse.done]
+
+    def document(self) -> dict[str, Any]:
+        """As plan.json holds it."""
+        return {
+            "schema": 1, "name": self.name, "digest": self.digest, "created": time.time(), "command": self.command,
+            "config_path": self.config_path, "axes": self.axes, "trials": [asdict(trial) for trial in self.trials],
+            "stages": {digest: _entry(stage) for digest, stage in self.stages.items()}, "tracking": self.tracking,
+        }  # fmt: skip
+
+
+def _entry(stage: PlannedStage) -> dict[str, Any]:
+    return {
+        "name": stage.name, "kind": stage.kind, "folder": stage.folder, "depth": stage.depth, "model": stage.model,
+        "parents": [{"role": r, "digest": d, "selector": s} for r, (d, s) in stage.parents.items()],
+        "cost": stage.cost.document(), "reused": stage.reuse.done, "because": stage.reuse.because,
+    }  # fmt: skip

@@ -1,0 +1,46 @@
+"""The edges between stages: who takes from whom, and in which order they can run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+
+from kdscale.config.load import parse_reference
+from kdscale.config.schema import StageSpec
+from kdscale.errors import ConfigError
+from kdscale.pipeline.planned import PlannedStage
+
+__all__ = ["in_order", "parents_first", "parents_of"]
+
+
+def parents_of(spec: StageSpec, known: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Role to (digest, selector) of every stage that this one takes from."""
+    references = {role: ref.from_ for role, ref in spec.teachers.items()}
+    if spec.init_from is not None:
+        references["init_from"] = spec.init_from.from_
+    found = {}
+    for role, text in references.items():
+        stage, selector, _ = parse_reference(text)
+        found[role] = (known[stage], selector)
+    return found
+
+
+def in_order(specs: Mapping[str, StageSpec]) -> list[str]:
+    """Names of a trial's stages, parents first. Raises: ConfigError for an unknown reference or a cycle."""
+    edges = {}
+    for name, spec in specs.items():
+        texts = [ref.from_ for ref in spec.teachers.values()] + ([spec.init_from.from_] if spec.init_from else [])
+        edges[name] = [parse_reference(text)[0] for text in texts]
+        for parent in edges[name]:
+            if parent not in specs:
+                raise ConfigError(f"stages.{name}: takes from {parent}, which is no stage ({', '.join(specs)})")
+    try:
+        return list(TopologicalSorter(edges).static_order())
+    except CycleError as error:
+        raise ConfigError(f"stages form a cycle: {' -> '.join(error.args[1])}") from error
+
+
+def parents_first(stages: Mapping[str, PlannedStage]) -> list[str]:
+    """Digests of all stages, parents first."""
+    edges = {digest: [d for d, _ in stage.parents.values()] for digest, stage in stages.items()}
+    return list(TopologicalSorter(edges).static_order())
