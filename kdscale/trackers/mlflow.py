@@ -255,7 +255,7 @@ def _reason(error: BaseException) -> str:
         chain.append(cause)
         names |= {kind.__name__ for kind in type(cause).__mro__}
         cause = cause.__cause__ or cause.__context__
-    if "Timeout" in names:
+    if names & {"Timeout", "TimeoutError"}:
         return f"no answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT', REQUEST_TIMEOUT_S)} s"
     if "ConnectionError" in names:
         told = [c.strerror for c in chain if isinstance(c, OSError) and c.strerror]

@@ -23,9 +23,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kdscale.atomic import read_json
 from kdscale.errors import KDScaleError
@@ -80,8 +80,7 @@ class ShipperProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             return self._without_answer(f"was not done after {timeout_s:.0f} s")
-        for reader in self._readers:
-            reader.join(2.0)
+        self._close()
         try:
             answer: dict[str, Any] = json.loads(self._answer[-1])
         except (IndexError, ValueError):
@@ -93,6 +92,17 @@ class ShipperProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._close()
+
+    def _close(self) -> None:
+        """Take what it said last, and let go of the pipes."""
+        assert self._process is not None
+        for reader in self._readers:
+            reader.join(2.0)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
 
     def _without_answer(self, what: str) -> dict[str, Any]:
         problem = f"the shipper {what}: `python launch/track.py sync` brings the rest"
@@ -142,10 +152,9 @@ def start_shipper(
     return ShipperProcess(process, to.uri, say)
 
 
-def _read(stream: IO[str], take: Callable[[str], None]) -> None:
-    with stream:
-        for line in stream:
-            take(line)
+def _read(lines: Iterable[str], take: Callable[[str], None]) -> None:
+    for line in lines:
+        take(line)
 
 
 # --------------------------------------------------------------------------- the shipping process

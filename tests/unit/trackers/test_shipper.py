@@ -307,11 +307,13 @@ def test_a_stage_that_writes_steps_again_ships_each_once(runs: Path) -> None:
 
 def test_a_spool_that_was_cut_and_grew_past_its_old_end_between_passes(runs: Path) -> None:
     sweep = plan(runs, axes=ONE)
-    teacher = sweep.stage("teacher").start().train(100).save().train(60)
+    teacher = sweep.stage("teacher")
+    teacher.clock += 0.125
+    teacher.start().train(100).save().train(60)
     shipper = shipper_of(sweep)
     shipper.ship(sweep.folder, open_=True)
     teacher.die()
-    teacher.clock += 0.5  # lines of another length
+    teacher.clock += 0.375  # shorter lines: the place where reading stopped is now inside one
     teacher.start().finish()
     sweep.stage("student").start().finish()
     shipper.ship(sweep.folder)
