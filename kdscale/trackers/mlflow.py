@@ -255,10 +255,12 @@ def _reason(error: BaseException) -> str:
         chain.append(cause)
         names |= {kind.__name__ for kind in type(cause).__mro__}
         cause = cause.__cause__ or cause.__context__
-    if names & {"Timeout", "TimeoutError"}:
-        return f"no answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT', REQUEST_TIMEOUT_S)} s"
-    if "ConnectionError" in names:
-        told = [c.strerror for c in chain if isinstance(c, OSError) and c.strerror]
-        return (told[-1] if told else "no connection").lower()
+    if "ConnectionError" in names or "Timeout" in names:
+        told = [c.strerror.lower() for c in chain if isinstance(c, OSError) and c.strerror]
+        if told:
+            return str(told[-1])
+        if names & {"Timeout", "TimeoutError"}:
+            return f"no answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT', REQUEST_TIMEOUT_S)} s"
+        return "no connection"
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:200]
