@@ -17,17 +17,17 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from kdscale.data.views import Bytes, Rows, ViewFunction
 from kdscale.errors import DataError
 
-if TYPE_CHECKING:
-    from ffcv.loader import Loader
-
 __all__ = ["Epoch", "open_ffcv", "open_loader", "start_epoch"]
+
+Loader = Any
+"""ffcv.Loader, which has no types."""
 
 DECODING = Lock()
 """Held while several workers decode: numba's simplest thread pool aborts the process when two epochs use it at once."""
@@ -95,16 +95,6 @@ def open_loader(path: Path, encoding: str, workers: int) -> Loader:
         )  # fmt: skip
 
 
-class Epoch(Protocol):
-    """One pass over rows, as `start_epoch` gives it."""
-
-    def __next__(self) -> Bytes: ...
-
-    def close(self) -> None:
-        """End the thread, however far it is."""
-        ...
-
-
 def start_epoch(loader: Loader, rows: Rows, batch_size: int, views: ViewFunction) -> Epoch:
     """Start FFCV's thread over any order of rows, of any length: nothing of it is fixed in the loader.
 
@@ -124,8 +114,8 @@ def start_epoch(loader: Loader, rows: Rows, batch_size: int, views: ViewFunction
     return epoch
 
 
-class _Fence(Thread):
-    """What an epoch of FFCV does otherwise; stands before FFCV's own class among the bases."""
+class Epoch(Thread):
+    """One pass over rows, made by `start_epoch`: what FFCV's own thread, the next base, does otherwise."""
 
     terminate_event: Event
     output_queue: queue.Queue[tuple[int, Bytes] | None]
@@ -165,6 +155,7 @@ class _Fence(Thread):
         raise StopIteration
 
     def close(self) -> None:
+        """End the thread, however far it is."""
         self.terminate_event.set()
         while self.is_alive():
             with suppress(queue.Empty):
@@ -175,12 +166,10 @@ class _Fence(Thread):
         """Nothing: a thread that runs is never collected, so there is nothing left to end."""
 
     def _next_item(self) -> tuple[int, Bytes] | None:
-        while True:
-            try:
+        while self.is_alive() or not self.output_queue.empty():
+            with suppress(queue.Empty):
                 return self.output_queue.get(timeout=LOOK_EVERY_S)
-            except queue.Empty:
-                if not self.is_alive() and self.output_queue.empty():
-                    return None
+        return None
 
     def _put_end(self) -> None:
         while not self.terminate_event.is_set():
@@ -195,4 +184,4 @@ class _Fence(Thread):
 def _epoch_class() -> type[Any]:
     from ffcv.loader.epoch_iterator import EpochIterator
 
-    return type("FencedEpoch", (_Fence, EpochIterator), {})
+    return type("FencedEpoch", (Epoch, EpochIterator), {})

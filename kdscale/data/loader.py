@@ -41,6 +41,7 @@ Views = tuple[Bytes, dict[str, Tensor]]
 
 
 @runtime_checkable
+@runtime_checkable
 class Reader(Protocol):
     """Reads views of rows of one split, in any order."""
 

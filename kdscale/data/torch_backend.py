@@ -93,7 +93,7 @@ class _Jpegs:
         return len(self._offsets) - 1
 
     def take(self, rows: Rows) -> Bytes:
-        images = np.stack([self._decoded(row) for row in rows])
+        images = np.stack([self._decoded(row) for row in rows.tolist()])
         return images if self._mode == "RGB" else images[..., None]
 
     def _decoded(self, row: int) -> NDArray[np.uint8]:

@@ -95,12 +95,15 @@ WEIGHT_BITS, SPARE_BITS = 14, 6
 
 @kernel
 @no_type_check
-def line_weights(length, size, starts, weights):
+def line_weights(length, size):
     """Weights of resampling `length` pixels to `size`: a triangle as wide as the coarser grid, so without aliases.
 
     Pixel i of the result lies at ((2i + 1) length - size) / (2 size) of the source, so 2 size times
-    everything is an integer. Pixel i is the sum over j of weights[i, j] times pixel starts[i] + j.
+    everything is an integer. Returns starts (size,), counts (size,) and weights (size, most): pixel i is the
+    sum over j < counts[i] of weights[i, j] times pixel starts[i] + j.
     """
+    starts, counts = np.empty(size, np.int64), np.empty(size, np.int64)
+    weights = np.empty((size, 2 * (max(length, size) // size) + 3), np.int64)
     wide = 2 * max(length, size)
     for i in range(size):
         centre = (2 * i + 1) * length - size
@@ -117,8 +120,8 @@ def line_weights(length, size, starts, weights):
             weights[i, j] = (weights[i, j] << WEIGHT_BITS) // total
             rest -= weights[i, j]
         weights[i, heaviest] += rest
-        weights[i, count:] = 0
-        starts[i] = first
+        starts[i], counts[i] = first, count
+    return starts, counts, weights
 
 
 @kernel
@@ -138,14 +141,13 @@ def resample_boxes(images, boxes, out):
 def narrow(image, top, left, width, size, out):
     """Resample `width` pixels of as many rows as `out` (H, size K) has, with 8 bits of fraction."""
     channels = image.shape[2]
-    starts, weights = np.empty(size, np.int64), np.empty((size, 2 * (max(width, size) // size) + 3), np.int64)
-    line_weights(width, size, starts, weights)
+    starts, counts, weights = line_weights(width, size)
     pixel = np.uint64(channels)
     for y in range(len(out)):
         line = image[top + y].reshape(-1)
         for x in range(size):
-            taps = np.uint64(min(weights.shape[1], width - starts[x]))
-            start, to = np.uint64(left + starts[x]) * pixel, np.uint64(x) * pixel
+            taps, start = np.uint64(counts[x]), np.uint64(left + starts[x]) * pixel
+            to = np.uint64(x) * pixel
             for k in range(pixel):
                 total = np.int64(1 << (SPARE_BITS - 1))
                 for j in range(taps):
@@ -159,17 +161,16 @@ def lower(lines, out):
     """Resample lines (H, L) of 8 fraction bits to (S, L) bytes; whole lines at a time, which is fast."""
     height, length = lines.shape
     size = len(out)
-    starts, weights = np.empty(size, np.int64), np.empty((size, 2 * (max(height, size) // size) + 3), np.int64)
-    line_weights(height, size, starts, weights)
+    starts, counts, weights = line_weights(height, size)
     shift = np.int32(2 * WEIGHT_BITS - SPARE_BITS)
     total = np.empty(length, np.int32)  # at most 255 * 2^8 * 2^14 and the rounding, below 2^31
     for y in range(size):
-        total[:] = 1 << (shift - 1)
-        for j in range(min(weights.shape[1], height - starts[y])):
+        for i in range(length):
+            total[i] = 1 << (shift - 1)
+        for j in range(counts[y]):
             weight, line = np.int32(weights[y, j]), lines[starts[y] + j]
-            if weight:
-                for i in range(length):
-                    total[i] += weight * line[i]
+            for i in range(length):
+                total[i] += weight * line[i]
         line = out[y]
         for i in range(length):
             line[i] = total[i] >> shift
@@ -239,7 +240,8 @@ def cut_out(images, centres, side, fill):
         top, left = centres[b, 0] - side // 2, centres[b, 1] - side // 2
         for y in range(max(0, top), min(size, top + side)):
             for x in range(max(0, left), min(size, left + side)):
-                images[b, y, x] = fill
+                for k in range(len(fill)):
+                    images[b, y, x, k] = fill[k]
 
 
 # --------------------------------------------------------------------------- mixing, in place
@@ -259,12 +261,15 @@ def blend(images, partners, shares):
 @no_type_check
 def cut_paste(images, partners, centres, sides):
     """CutMix: a square around each centre, cut off at the border, comes from the partner; returns its pixels (B,)."""
-    size = images.shape[1]
+    size, channels = images.shape[1], images.shape[3]
+    own, other = images.reshape(-1), partners.reshape(-1)
     pasted = np.empty(len(images), np.int64)
     for b in range(len(images)):
         top, left = centres[b, 0] - sides[b] // 2, centres[b, 1] - sides[b] // 2
         bottom, right = min(size, top + sides[b]), min(size, left + sides[b])
         top, left = max(0, top), max(0, left)
-        images[b, top:bottom, left:right] = partners[b, top:bottom, left:right]
+        for y in range(top, bottom):
+            start = ((b * size + y) * size + left) * channels
+            copy_bytes(other, start, own, start, (right - left) * channels)
         pasted[b] = (bottom - top) * (right - left)
     return pasted
