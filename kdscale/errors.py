@@ -89,7 +89,11 @@ class CheckpointMismatch(CheckpointError):
 
 
 class NonFiniteLoss(KDScaleError):
-    """A term of the loss became nan or inf."""
+    """A term of the loss became nan or inf; `step` is the first at which one did, where that is known."""
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class StageError(KDScaleError):

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kdscale import ranks
 from kdscale.api import Batch, Losses, Strategy, Taught
 from kdscale.config.schema import TrainConfig
-from kdscale.errors import CheckpointMismatch
+from kdscale.errors import CheckpointMismatch, NonFiniteLoss
 from kdscale.optim import OwnRate, learning_rate, make_optimizer
 
 __all__ = ["DdpEngine"]
@@ -29,6 +29,9 @@ __all__ = ["DdpEngine"]
 # torch 2.13 renamed the option; both keep each rank's BatchNorm statistics its own
 _NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
 _OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
+
+MOST_LEFT_OUT = 5
+"""Updates in a row that `on_nonfinite: skip` leaves out before it gives up."""
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,6 +64,10 @@ class DdpEngine:
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=train.precision == "fp16")
         self._ema = [p.detach().clone() for p in self._parameters] if train.ema else []
         self._last = True
+        self.left_out = False
+        """Whether the last update was left out because its gradient was not finite (`on_nonfinite: skip`)."""
+        self._left_out_in_a_row = 0
+        self._buffers_before: list[Tensor] = []
         if train.compile:
             strategy.student.compile()  # in place: the state_dict keeps its names
         self._module: nn.Module = strategy
@@ -71,6 +78,9 @@ class DdpEngine:
     def micro(self, index: int) -> AbstractContextManager[None]:
         """Enter micro-batch `index`; only the last one reduces gradients and updates."""
         self._last = index == self._train.accumulation - 1
+        if index == 0 and self._train.on_nonfinite == "skip":
+            self.left_out = False
+            self._buffers_before = [buffer.clone() for buffer in self.unwrapped.buffers()]
         if self._last or not isinstance(self._module, DistributedDataParallel):
             return nullcontext()
         return self._module.no_sync()
@@ -85,7 +95,7 @@ class DdpEngine:
     def update(self, loss: Tensor) -> None:
         """Differentiate; on the last micro-batch clip, apply one update and forget the gradients."""
         self._scaler.scale(loss / self._train.accumulation).backward()  # type: ignore[no-untyped-call]
-        if not self._last:
+        if not self._last or (self._train.on_nonfinite == "skip" and not self._finite()):
             return
         if self._train.grad_clip is not None:
             self._scaler.unscale_(self._optimizer)
@@ -93,6 +103,29 @@ class DdpEngine:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _finite(self) -> bool:
+        """Whether the reduced gradient is finite, the same on all ranks; if not, undo what the step has touched.
+
+        Waits for the device at every update: the price of `on_nonfinite: skip`, which nobody else pays.
+        """
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        if self._scaler.is_enabled() or torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum()):
+            # a scaler skips overflowing steps itself and lowers its scale: that is no non-finite loss
+            self._left_out_in_a_row = 0
+            return True
+        self.left_out = True
+        self._left_out_in_a_row += 1
+        if self._left_out_in_a_row > MOST_LEFT_OUT:
+            raise NonFiniteLoss(
+                f"the gradient was not finite {self._left_out_in_a_row} times in a row: skipping does not help. "
+                "Lower train.lr, set train.grad_clip, or train with precision fp32"
+            )
+        with torch.no_grad():
+            for buffer, before in zip(self.unwrapped.buffers(), self._buffers_before, strict=True):
+                buffer.copy_(before)
+        self._optimizer.zero_grad(set_to_none=True)
+        return False
 
     def end_step(self, step: int) -> None:
         """Close step `step`: average the weights (EMA), set the learning rate of the next step."""

@@ -53,8 +53,14 @@ class LoopState:
     """Batches consumed of this epoch."""
     best_top1: float = -1.0
     best_epoch: int = -1
+    best_top1_on_test: float = -1.0
+    """Over epochs, where the paper's protocol asks for it: biased, for comparison with published tables only."""
     reached: list[str] = field(default_factory=list)
     """Snapshots already taken at the first epoch that met them, such as `acc:0.9`."""
+    skip: list[int] = field(default_factory=list)
+    """Steps whose batch is consumed without training: a loss was not finite there, and training rolled back."""
+    skipped: int = 0
+    """Updates left out so far because a gradient was not finite."""
     images: int = 0
     """Training images consumed over all attempts, and the seconds that took."""
     seconds: float = 0.0
@@ -108,6 +114,8 @@ class Loop:
     keep: Sequence[str]
     save: Callable[[LoopState], None]
     validate: Callable[[], Figures | None] | None
+    test: Callable[[], Figures | None] | None
+    """Figures on test each epoch, for `protocol: paper` only; nothing is selected by them."""
     snapshot: Callable[[str], None]
     progress: Callable[[LoopState, dict[str, float]], None]
     heartbeat: Callable[[], None]
@@ -145,11 +153,15 @@ class Loop:
 
     def _step(self, batch: Batch) -> None:
         state = self.state
-        torch.manual_seed(seed_of("step", self.seed, state.step, ranks.rank()))
-        batch = replace(batch, step=state.step).to(self.device)
-        losses = train_step(self.engine, self.teachers, batch, self.train.accumulation, self.meter)
+        if state.step not in state.skip:
+            torch.manual_seed(seed_of("step", self.seed, state.step, ranks.rank()))
+            batch = replace(batch, step=state.step).to(self.device)
+            losses = train_step(self.engine, self.teachers, batch, self.train.accumulation, self.meter)
+            if self.engine.left_out:
+                state.skipped += 1
+            else:
+                self.meter.add(losses, state.step)
         self.engine.end_step(state.step)
-        self.meter.add(losses, state.step)
         state.step += 1
         state.index += 1
         state.images += len(batch.rows) * ranks.world()
@@ -175,14 +187,16 @@ class Loop:
 
     def _log(self) -> None:
         """Read the meter (the loop's only wait for the device) and write one line of metrics."""
+        state = self.state
         metrics = self.meter.read()
         spent = time.perf_counter() - self._since
-        seen = self.state.images - self._images_then
-        self.state.seconds += spent
+        seen = state.images - self._images_then
+        state.seconds += spent
         if seen:
             steps = seen / self.train.batch_size
             metrics |= {"time/step_s": spent / steps, "train/images_per_s": seen / spent}
-        self._emit(metrics | {"train/lr": self.engine.lr})
+        missed = len(state.skip) + state.skipped
+        self._emit(metrics | {"train/lr": self.engine.lr} | ({"train/skipped": missed} if missed else {}))
         self._since, self._images_then = time.perf_counter(), self.state.images
 
     def _finish_epoch(self, steps: int) -> None:
@@ -202,12 +216,23 @@ class Loop:
         if figures is not None and figures.top1 > state.best_top1:
             state.best_top1, state.best_epoch = figures.top1, state.epoch
             self.snapshot("best")
+        if self.test is not None:
+            self._look_at_test()
         for selector in self.keep:
             if selector not in state.reached and _meets(selector, completed, figures):
                 self.snapshot(selector)
                 state.reached.append(selector)
         if state.step % self.train.log_every_steps and completed == self.train.epochs:
             self._log()
+
+    def _look_at_test(self) -> None:
+        assert self.test is not None
+        figures = self.test()
+        if figures is None:
+            self._checkpoint()
+            raise Interrupted(self.stop.reason)
+        self._emit(figures.metrics("test"))
+        self.state.best_top1_on_test = max(self.state.best_top1_on_test, figures.top1)
 
     def _checkpoint(self) -> None:
         self.meter.check()

@@ -81,6 +81,7 @@ class Meter:
             mine, share = saved, 1.0 / len(saved)
         sums = torch.tensor([part["sums"] for part in mine], dtype=torch.float64).sum(0) * share
         self._sums.copy_(sums.to(self._sums.device))
+        self._first_bad.fill_(-1)
         self._steps = mine[0]["steps"]
         self._seconds = dict(mine[0]["seconds"])
 
@@ -94,7 +95,8 @@ class Meter:
         raise NonFiniteLoss(
             f"term {name} became nan or inf at step {step} on rank {rank}. "
             "Lower train.lr, set train.grad_clip or warmup_epochs, or train with precision fp32; "
-            "the last checkpoint is from before it"
+            "the last checkpoint is from before it",
+            step if step >= 0 else None,
         )
 
 

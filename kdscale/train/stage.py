@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,22 +17,26 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from kdscale import __version__, atomic, checkpoint, ranks
+from kdscale import atomic, checkpoint, ranks
 from kdscale.config.schema import StageSpec
-from kdscale.errors import StageError
+from kdscale.errors import NonFiniteLoss, StageError
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
 from kdscale.trackers.spool import Spool
 from kdscale.train.build import Parts, build
-from kdscale.train.evaluate import Evaluator, Figures, latency_ms
+from kdscale.train.evaluate import Evaluator, Figures
 from kdscale.train.inspect import write_first_look
 from kdscale.train.loop import Interrupted, Loop, LoopState
 from kdscale.train.metrics import Meter
+from kdscale.train.records import attempt_record, results_of
 from kdscale.train.stop import Stop
 
 __all__ = ["Outcome", "run_stage"]
 
 Outcome = Literal["done", "interrupted"]
 log = logging.getLogger(__name__)
+
+MOST_ROLLBACKS = 5
+"""Batches that `on_nonfinite: rollback` passes over before it gives up."""
 
 STATE_EVERY_S = 1.0
 """How often the state file, which screens read, may be rewritten."""
@@ -70,7 +72,6 @@ class _StageRun:
         self.main = ranks.rank() == 0
         self.device = _device()
         self.claim: Claim | None = None
-        self.begun = time.time()
         self._written = 0.0
 
     # ------------------------------------------------------------------ frame
@@ -82,7 +83,7 @@ class _StageRun:
         pids = ranks.gather_objects(os.getpid())
         if self.main:
             try:
-                self.claim = self.folder.claim({**self._attempt(), "pids": pids})
+                self.claim = self.folder.claim(attempt_record(self.definition, self.spec, self.device) | {"pids": pids})
             except StageError as error:
                 problem = str(error)
         problem = ranks.broadcast_object(problem)
@@ -102,22 +103,21 @@ class _StageRun:
         saved = checkpoint.load(self.folder.checkpoints, self.digest, parts.engine.load)
         if saved is not None:
             loop.restore(saved)
-        spool = self._spool(saved)
-        loop.tracker = spool
+        loop.tracker = self._spool(saved)
         self._note_start(loop.state, saved)
         if saved is None:
             write_first_look(self.folder.path, parts, write=self.main)
         left = self.total_steps - loop.state.step
         log.info("ready after %.1f s: %d steps to go", time.perf_counter() - begun, left)
         try:
-            loop.run()
-            figures = self._finish(parts, loop, spool)
+            self._train(parts, loop)
+            figures = self._finish(parts, loop)
         except Interrupted as reason:
             self._say(state="interrupted", reason=str(reason), step=loop.state.step)
             return "interrupted"
         finally:
-            if spool is not None:
-                spool.close()
+            if loop.tracker is not None:
+                loop.tracker.close()
             parts.train_loader.close()
         if figures is None:
             self._say(state="interrupted", reason=self.stop.reason)
@@ -134,12 +134,15 @@ class _StageRun:
             train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,
             loader=parts.train_loader, meter=Meter(terms, self.device), tracker=None, device=self.device,
             stop=self.stop, keep=[k for k in self.definition["keep"] if ":" in k],
-            save=lambda state: self._save(parts, loop), validate=None,
+            save=lambda state: self._save(parts, loop), validate=None, test=None,
             snapshot=lambda selector: self._snapshot(parts, selector),
             progress=self._progress, heartbeat=self._heartbeat,
         )  # fmt: skip
         if evaluator is not None:
             loop.validate = lambda: self._evaluated(parts, evaluator, train.precision)
+        tests = parts.evaluator("test") if self.spec.protocol == "paper" else None
+        if tests is not None:
+            loop.test = lambda: self._evaluated(parts, tests, train.precision)
         self.total_steps = train.epochs * parts.train_loader.steps_per_epoch
         return loop
 
@@ -192,9 +195,30 @@ class _StageRun:
             if self.folder.cancel_request() is not None:
                 self.stop.ask("cancelled by its user")
 
+    def _train(self, parts: Parts, loop: Loop) -> None:
+        """Run the loop; where asked to, go back behind a non-finite loss and pass over its batch."""
+        while True:
+            try:
+                loop.run()
+            except NonFiniteLoss as error:
+                tried = [*loop.state.skip]
+                if self.spec.train.on_nonfinite != "rollback" or error.step is None or len(tried) >= MOST_ROLLBACKS:
+                    raise
+                saved = checkpoint.load(self.folder.checkpoints, self.digest, parts.engine.load)
+                if saved is None:
+                    raise
+                log.warning("%s; back to step %d, passing over that batch", error, saved["step"])
+                loop.restore(saved)
+                loop.state.skip = sorted({*tried, *loop.state.skip, error.step})
+                if loop.tracker is not None:
+                    loop.tracker.close()
+                loop.tracker = self._spool(saved)
+            else:
+                return
+
     # ------------------------------------------------------------------ end
 
-    def _finish(self, parts: Parts, loop: Loop, spool: Spool | None) -> Figures | None:
+    def _finish(self, parts: Parts, loop: Loop) -> Figures | None:
         """Evaluate the last weights on test, record everything, and only then call the stage done."""
         self._say(state="evaluating", step=loop.state.step, epoch=self._epochs(loop.state))
         self._snapshot(parts, "last")
@@ -204,45 +228,16 @@ class _StageRun:
         if figures is None:
             return None
         self._check_unchanged(parts)
-        if spool is not None:
-            spool.log(loop.state.step, figures.metrics("test"))
-            spool.flush()
+        if loop.tracker is not None:
+            loop.tracker.log(loop.state.step, figures.metrics("test"))
+            loop.tracker.flush()
         if self.main:
-            results = self._results(parts, loop.state, figures)
+            results = results_of(parts, loop.state, figures, self.definition, self.folder.state()["attempts"])
             self._expected(figures)
             self._link_last()
             self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
         return figures
-
-    def _results(self, parts: Parts, state: LoopState, figures: Figures) -> dict[str, Any]:
-        median, p95 = latency_ms(parts.network, parts.blank_image())
-        trained = state.step > 0
-        return {
-            "model": self.definition["model"],
-            "params": sum(p.numel() for p in parts.network.model.parameters()),
-            "flops": self.definition["cost"]["flops"],
-            "top1": figures.top1,
-            "top5": figures.top5,
-            "nll": figures.nll,
-            "ece": figures.ece,
-            "agreement": figures.agreement,
-            "kl": figures.kl,
-            "best_epoch": state.best_epoch if state.best_epoch >= 0 else None,
-            "best_top1": state.best_top1 if state.best_epoch >= 0 else None,
-            "latency_ms": median,
-            "latency_p95_ms": p95,
-            "images_per_s": state.images / state.seconds if trained and state.seconds else None,
-            "wall_s": self._wall_s(),
-            "per_class": figures.per_class,
-            "class_names": self.definition["data"]["info"]["class_names"],
-            "test_rows": figures.samples,
-            "extra": {},
-        }
-
-    def _wall_s(self) -> float:
-        """Seconds over all attempts; one that was killed counts until its last sign of life."""
-        return float(sum((a.get("ended") or time.time()) - a["started"] for a in self.folder.state()["attempts"]))
 
     def _expected(self, figures: Figures) -> None:
         expect = self.spec.expect
@@ -265,14 +260,6 @@ class _StageRun:
         os.replace(side, link)
 
     # ------------------------------------------------------------------ records
-
-    def _attempt(self) -> dict[str, Any]:
-        return {
-            "started": self.begun, "host": socket.gethostname(), "pid": os.getpid(), "world": ranks.world(),
-            "engine": "ddp", "loader": self.definition["data"]["loader"], "device": _device_name(self.device),
-            "torch": torch.__version__, "python": platform.python_version(), "kdscale": __version__,
-            "threads": torch.get_num_threads(), "precision": self.spec.train.precision,
-        }  # fmt: skip
 
     def _note_start(self, state: LoopState, saved: Mapping[str, Any] | None) -> None:
         if saved is not None and saved["world"] != ranks.world():
@@ -310,7 +297,3 @@ def _device() -> torch.device:
         torch.cuda.set_device(device)
         return device
     return torch.device("cpu")
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"

@@ -1,0 +1,86 @@
+"""What a stage writes down about itself: who runs it, and what came out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from kdscale import __version__, ranks
+from kdscale.config.schema import StageSpec
+from kdscale.train.build import Parts
+from kdscale.train.evaluate import Figures, latency_ms
+from kdscale.train.loop import LoopState
+
+__all__ = ["attempt_record", "results_of"]
+
+
+def attempt_record(definition: Mapping[str, Any], spec: StageSpec, device: torch.device) -> dict[str, Any]:
+    """What may differ between attempts without changing what a stage is."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    return {
+        "started": time.time(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "world": ranks.world(),
+        "engine": spec.engine.name,
+        "loader": definition["data"]["loader"],
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "precision": spec.train.precision,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "kdscale": __version__,
+    }
+
+
+def results_of(
+    parts: Parts,
+    state: LoopState,
+    figures: Figures,
+    definition: Mapping[str, Any],
+    attempts: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The results of a finished stage, as state.json holds them; accuracies in [0, 1].
+
+    Args:
+        parts: holding the exported weights' network.
+        state: of the loop at its end.
+        figures: on test, of the last weights.
+        definition: of the stage.
+        attempts: all of them, for the wall time.
+    """
+    median, p95 = latency_ms(parts.network, parts.blank_image())
+    validated = state.best_epoch >= 0
+    return {
+        "model": definition["model"],
+        "params": sum(p.numel() for p in parts.network.model.parameters()),
+        "flops": definition["cost"]["flops"],
+        "top1": figures.top1,
+        "top5": figures.top5,
+        "nll": figures.nll,
+        "ece": figures.ece,
+        "agreement": figures.agreement,
+        "kl": figures.kl,
+        "best_epoch": state.best_epoch if validated else None,
+        "best_top1": state.best_top1 if validated else None,
+        **({"best_top1_on_test": state.best_top1_on_test} if state.best_top1_on_test >= 0 else {}),
+        "latency_ms": median,
+        "latency_p95_ms": p95,
+        "images_per_s": state.images / state.seconds if state.seconds else None,
+        "wall_s": _wall_s(attempts),
+        "per_class": figures.per_class,
+        "class_names": list(definition["data"]["info"]["class_names"]),
+        "test_rows": figures.samples,
+        "extra": {},
+    }
+
+
+def _wall_s(attempts: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds over all attempts; one that was killed counts until its last sign of life."""
+    return float(sum((attempt.get("ended") or time.time()) - attempt["started"] for attempt in attempts))
