@@ -74,7 +74,7 @@ def test_a_sweep_is_shipped_while_and_after_it_runs(runs: Path) -> None:
             time.sleep(0.1)
         assert stored_runs(runs / "mlflow.db"), "runs are there before the sweep has ended"
         assert process._process is not None
-        assert psutil.Process(process._process.pid).nice() == psutil.Process().nice() + 10
+        assert psutil.Process(process._process.pid).nice() == min(19, psutil.Process().nice() + 10)
         sweep.stage("teacher").finish()
         sweep.stage("student").start().finish()
     finally:
