@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def save(folder: Path, loop: dict[str, Any], write: Writer, *, keep: int, is_min
         log.warning("no space for %s: giving up older checkpoints of this stage", target)
         if ranks.rank() == 0:
             _retire(folder, keep=1)
+            _remove_all(folder.glob("damaged_*"))
         problem = _attempt(target, loop, write, is_mine)
     if problem is not None:
         older = newest(folder)
@@ -100,12 +101,13 @@ def file_hash(path: Path) -> str:
 def _attempt(target: Path, loop: dict[str, Any], write: Writer, is_mine: Callable[[], bool]) -> OSError | None:
     """Write once; every rank returns the same verdict."""
     side = target.with_name(f".{target.name}.tmp")
-    problem = _on_rank0(lambda: _fresh(side))
-    problem = problem or _on_every_rank(lambda: write(side))
-    problem = problem or _on_rank0(lambda: _commit(side, target, loop, is_mine))
-    if problem is not None and ranks.rank() == 0:
-        shutil.rmtree(side, ignore_errors=True)
-    return problem
+    try:
+        problem = _on_rank0(lambda: _fresh(side))
+        problem = problem or _on_every_rank(lambda: write(side))
+        return problem or _on_rank0(lambda: _commit(side, target, loop, is_mine))
+    finally:
+        if ranks.rank() == 0:
+            shutil.rmtree(side, ignore_errors=True)  # renamed away, unless something went wrong
 
 
 def _commit(side: Path, target: Path, loop: dict[str, Any], is_mine: Callable[[], bool]) -> None:
@@ -118,9 +120,18 @@ def _commit(side: Path, target: Path, loop: dict[str, Any], is_mine: Callable[[]
     atomic.sync_folder(side)
     if not is_mine():
         raise CheckpointError(f"another attempt has taken this stage over; {target.name} is not written")
-    shutil.rmtree(target, ignore_errors=True)
-    os.rename(side, target)
+    _replace(target, side)
     atomic.sync_folder(target.parent)
+
+
+def _replace(target: Path, side: Path) -> None:
+    """Rename `side` to `target`; a checkpoint of the same step stays readable, as .old, until that is done."""
+    old = target.with_name(f"{target.name}.old")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(target, old)
+    os.rename(side, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _fresh(side: Path) -> None:
@@ -160,9 +171,8 @@ def _shared(problem: Exception | None) -> OSError | None:
 
 
 def _committed(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.glob("step_*") if (p / _MANIFEST).is_file()), reverse=True)
+    """Checkpoints from the newest on; their names appear by one rename, so each was whole once."""
+    return sorted(folder.glob("step_*"), key=lambda path: (path.stem, path.suffix != ".old"), reverse=True)
 
 
 def _newest_whole(folder: Path) -> Path | None:
@@ -180,17 +190,23 @@ def _newest_whole(folder: Path) -> Path | None:
 def _damage(path: Path) -> str | None:
     try:
         files = json.loads((path / _MANIFEST).read_text())["files"]
-    except (ValueError, KeyError, OSError) as error:
-        return f"its manifest cannot be read: {error}"
-    for name, entry in files.items():
+        hashes = {name: (entry["bytes"], entry["xxh3_128"]) for name, entry in files.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        return f"its manifest cannot be read: {error!r}"
+    for name, expected in hashes.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"] or file_hash(file) != entry["xxh3_128"]:
+        if (file.stat().st_size, file_hash(file)) != expected:
             return f"{name} does not match its hash"
     return None
 
 
 def _retire(folder: Path, keep: int) -> None:
-    for path in _committed(folder)[keep:]:
+    """Keep the newest checkpoints; what killed attempts left half written goes too."""
+    _remove_all([*_committed(folder)[keep:], *folder.glob(".step_*.tmp")])
+
+
+def _remove_all(paths: Iterable[Path]) -> None:
+    for path in paths:
         shutil.rmtree(path, ignore_errors=True)
