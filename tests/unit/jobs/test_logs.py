@@ -31,8 +31,8 @@ if listens:
     faulthandler.register(signal.SIGUSR1, file=open(folder.logs / "attempt1-rank0.log", "a"), all_threads=True)
 claim = folder.claim({})
 folder.write_state(state="running")
-print("ready", flush=True)
 def a_loop_that_hangs():
+    print("ready", flush=True)
     time.sleep(60)
 a_loop_that_hangs()
 """
