@@ -33,7 +33,7 @@ UNDER_WAY = frozenset({"running", "evaluating"})
 AT_REST = frozenset({"interrupted", "paused", "done", "failed", "blocked", "cancelled"})
 """States that end an attempt."""
 
-_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """In C where libyaml is there, six times faster."""
 _SELECTOR = re.compile(r"last|best|epoch:\d+|acc:[0-9.]+")
 
@@ -240,7 +240,7 @@ class StageFolder:
 
     def _defined(self) -> dict[str, Any]:
         path = self.path / "stage.yaml"
-        return (yaml.load(path.read_text(), Loader=_SAFE_LOADER) or {}) if path.exists() else {}  # noqa: S506
+        return (yaml.load(path.read_text(), Loader=_SafeLoader) or {}) if path.exists() else {}  # noqa: S506
 
     def _noted(self, name: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = atomic.read_json(self.path / name)
