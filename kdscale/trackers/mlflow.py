@@ -104,7 +104,8 @@ class Server:
         """Give the experiment its views, once for each version of them."""
         if tags.get("kdscale.views") == views.VERSION:
             return
-        wanted = {view.tag: view.listed(round(time.time() * 1000)) for view in views.for_everybody()}
+        now_ms = round(time.time() * 1000)
+        wanted = {view.tag: view.listed(now_ms) for view in views.for_everybody() if not view.is_in(tags)}
         wanted |= {name: text for name, text in views.EXPERIMENT_TAGS.items() if name not in tags}
         for name, text in (wanted | {"kdscale.views": views.VERSION}).items():
             self._client.set_experiment_tag(self.experiment_id, name, text)

@@ -75,6 +75,10 @@ class View:
         """The state as it is stored to stand in the menu."""
         return json.dumps({"name": self.name, "createdAt": now_ms, "updatedAt": now_ms, "state": self.state()})
 
+    def is_in(self, tags: Mapping[str, str]) -> bool:
+        """Whether an experiment has the view as it is now."""
+        return json.dumps(self.state()) in tags.get(self.tag, "")
+
     def link(self, base: str, experiment_id: str) -> str:
         """Address that opens the view, once its tag is there."""
         query = f"workflowType=machine_learning&viewStateShareKey={quote(self.id)}"
