@@ -60,6 +60,12 @@ class DatasetInfo:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
 
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> DatasetInfo:
+        """Take up what was written as JSON or YAML, where tuples become lists."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+        return cls(**fields)
+
 
 @runtime_checkable
 class Source(Protocol):

@@ -272,7 +272,7 @@ def _student(student: StudentConfig) -> StudentConfig:
     """Class names and maps that lie in a file are taken in: the file is not part of the identity, its lines are."""
     changes: dict[str, Any] = {}
     if isinstance(student.class_names, Path):
-        changes["class_names"] = student.class_names.read_text().split("\n")[:-1]
+        changes["class_names"] = [line.strip() for line in student.class_names.read_text().splitlines() if line.strip()]
     if isinstance(student.class_map, Path):
         changes["class_map"] = [int(line) for line in student.class_map.read_text().split()]
     return student.model_copy(update=changes) if changes else student

@@ -105,7 +105,7 @@ def build(definition: Mapping[str, Any], root: Root, device: torch.device) -> Pa
         StageError: a parent is not done, or does not hold the weights that it recorded.
     """
     spec = StageSpec.model_validate(definition["spec"])
-    info = DatasetInfo(**definition["data"]["info"])
+    info = DatasetInfo.of(definition["data"]["info"])
     parents, consumed = _parents(definition, root)
     store = _store(definition, root)
     train, rank, world = spec.train, ranks.rank(), ranks.world()
@@ -170,7 +170,7 @@ def _parents(definition: Mapping[str, Any], root: Root) -> tuple[dict[str, Paren
                 f"python launch/sweep.py CONFIG --fresh {folder.name} makes it anew"
             )
         known = folder.definition()
-        info = DatasetInfo(**known["data"]["info"])
+        info = DatasetInfo.of(known["data"]["info"])
         found[role] = Parent(StageSpec.model_validate(known["spec"]), info, weights)
         consumed[role] = actual
     return found, consumed

@@ -24,6 +24,7 @@ from kdscale.pipeline.artifacts import Claim, Root, StageFolder
 from kdscale.trackers.spool import Spool
 from kdscale.train.build import Parts, build
 from kdscale.train.evaluate import Evaluator, Figures
+from kdscale.train.imported import check_class_order
 from kdscale.train.inspect import write_first_look
 from kdscale.train.loop import Interrupted, Loop, LoopState
 from kdscale.train.metrics import Meter
@@ -99,6 +100,8 @@ class _StageRun:
         begun = time.perf_counter()
         _deterministic(self.spec, self.device)
         parts = build(self.definition, self.root, self.device)
+        if self.spec.student.weights is not None and not self.spec.train.epochs:
+            check_class_order(parts, f"stages.{self.spec.name}.student")
         loop = self._loop(parts)
         saved = checkpoint.load(self.folder.checkpoints, self.digest, parts.engine.load)
         if saved is not None:
@@ -231,9 +234,9 @@ class _StageRun:
         if loop.tracker is not None:
             loop.tracker.log(loop.state.step, figures.metrics("test"))
             loop.tracker.flush()
+        self._expected(figures)
         if self.main:
             results = results_of(parts, loop.state, figures, self.definition, self.folder.state()["attempts"])
-            self._expected(figures)
             self._link_last()
             self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
