@@ -111,7 +111,7 @@ def _signal(holder: Mapping[str, Any], whom: str) -> str:
         return f"{whom} has just ended"
     except PermissionError:
         return f"{whom} ({holder['pid']}) is another user's; it sees the wish within 10 s of work"
-    return f"{whom} ({holder['pid']}) saves a checkpoint first"
+    return f"{whom} ({holder['pid']}) is told: a checkpoint comes first"
 
 
 def _wait(running: list[tuple[str, StageFolder]], wait_s: float) -> Iterator[str]:

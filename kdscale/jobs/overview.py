@@ -152,8 +152,14 @@ class StageView:
         """Until the last step, at the pace of this attempt; None when nothing is known."""
         if self.tail is None or self.status != "running" or not self.steps:
             return None
-        pace = self.tail.seconds_per_step(self.attempt.get("started", 0.0))
+        pace = self.tail.seconds_per_step(self.attempt.get("started", 0.0)) or self._pace_so_far()
         return None if pace is None else max(0.0, (self.steps - self.step) * pace)
+
+    def _pace_so_far(self) -> float | None:
+        """Seconds a step since the attempt began, setting up included: better than nothing before the first figures."""
+        attempt = self.attempt
+        done = self.step - int(attempt.get("resumed_from") or 0)
+        return (self.state["updated"] - attempt["started"]) / done if done > 0 and "started" in attempt else None
 
     def wall_s(self) -> float:
         """Seconds over all attempts, the one under way until now."""

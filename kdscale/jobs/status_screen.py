@@ -17,7 +17,7 @@ from kdscale.jobs.wording import clock, duration, figure
 
 __all__ = ["screen"]
 
-LABEL = 13
+LABEL = 14
 QUIET_S = 600.0
 """A stage that runs and has written nothing for so long deserves a look."""
 SLOW = 0.6

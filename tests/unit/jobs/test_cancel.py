@@ -87,7 +87,7 @@ class TestAStage:
         worker = start(WORKER, teacher.path)
         lines = list(cancel("birds:teacher", fake.root, "too slow", 20.0))
         assert lines == [
-            f"birds:teacher is asked to stop; its process ({worker.pid}) saves a checkpoint first",
+            f"birds:teacher is asked to stop; its process ({worker.pid}) is told: a checkpoint comes first",
             "birds:teacher stopped at step 124",
         ]
         assert (teacher.state()["state"], teacher.state()["reason"]) == ("cancelled", "signals: 1")
@@ -121,7 +121,7 @@ class TestASweep:
         worker = start(WORKER, fake.folder("teacher").path)
         lines = list(cancel("birds", fake.root, "x", 0.0))
         assert "birds:teacher is asked to stop" in lines  # by the launcher: a second signal would end it hard
-        assert f"its launcher ({launcher.pid}) saves a checkpoint first" in lines
+        assert f"its launcher ({launcher.pid}) is told: a checkpoint comes first" in lines
         assert launcher.communicate(timeout=20)[0] == "told\n"
         assert worker.poll() is None
         assert [fake.folder("student", s).state()["state"] for s in "01"] == ["cancelled"] * 2

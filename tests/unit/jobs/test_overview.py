@@ -118,6 +118,18 @@ class TestStates:
         assert view.seconds_left() == pytest.approx(40.0 + 4 * 100.0, abs=0.5)  # four students of the same cost
         claim.release()
 
+    def test_before_the_first_figures_the_pace_is_that_of_the_attempt(self, fake: Fake) -> None:
+        now = time.time()
+        claim = begin(fake.folder("teacher"), now - 100, resumed_from=300)
+        (teacher,) = SweepView(fake.sweep).in_state("running")
+        assert teacher.seconds_left() is None
+        claim.release()
+        fake.folder("teacher").write_state(step=500)
+        claim = begin(fake.folder("teacher"), now - 100, resumed_from=300)
+        (teacher,) = SweepView(fake.sweep).in_state("running")
+        assert teacher.seconds_left() == pytest.approx(250.0, abs=5)
+        claim.release()
+
     def test_state_files_are_read_again_only_when_they_changed(self, fake: Fake) -> None:
         folder = fake.folder("teacher")
         view = SweepView(fake.sweep)

@@ -106,7 +106,7 @@ class TestScreen:
         fake.folder("student", "kd", "0").write_state(state="interrupted", step=300, reason="asked to stop by SIGTERM")
         text = printed("birds", fake.root)
         assert "asked to stop by SIGTERM (step 300 of 1,000)" in text
-        assert "go on       python launch/sweep.py configs/birds.yaml" in text
+        assert "go on        python launch/sweep.py configs/birds.yaml" in text
         with fake.sweep.launching():
             assert "go on" not in printed("birds", fake.root)
 
@@ -136,7 +136,7 @@ class TestScreen:
         outcomes = ["interrupted", "lost", "interrupted", "done"]
         attempts = [{"attempt": i, "started": STARTED, "ended": STARTED, "outcome": o} for i, o in enumerate(outcomes)]
         finish(fake.folder("student", "kd", "0"), attempts=attempts)
-        assert "again       interrupted 2 x · lost 1 x" in printed("birds", fake.root)
+        assert "again        interrupted 2 x · lost 1 x" in printed("birds", fake.root)
 
     def test_without_a_name_the_latest_is_shown_and_others_listed(self, fake: Fake) -> None:
         other = Fake(fake.root, name="older")
