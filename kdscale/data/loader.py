@@ -31,7 +31,7 @@ from kdscale.data.views import (
     mix,
     partner_rows,
 )
-from kdscale.errors import ConfigError
+from kdscale.errors import ConfigError, DataError
 
 __all__ = ["EvalLoader", "TrainLoader", "resolve_loader", "view_scheme"]
 
@@ -193,6 +193,11 @@ def _reader(store: Store, split: SplitName, workers: int) -> Reader:
     if key not in store.readers:
         reader: type[Any]
         if store.kind == "ffcv":
+            if problem := ffcv_problem():
+                raise DataError(
+                    f"{store.path} was converted for FFCV, which cannot be used here: {problem}; "
+                    "data.loader: torch converts the data for the other loader"
+                )
             from kdscale.data.ffcv_backend import FfcvReader as reader
         else:
             from kdscale.data.torch_backend import TorchReader as reader

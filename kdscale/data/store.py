@@ -100,10 +100,10 @@ def write_store(
         DataError: a sample cannot be read or is not what `info` says, or the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with _lock(folder.with_name(f".{folder.name}.lock")) as alone:
         if (folder / "manifest.json").is_file():
             return Store.open(folder)
-        for debris in folder.parent.glob(f".{folder.name}.*.tmp"):  # of conversions that were killed
+        for debris in folder.parent.glob(f".{folder.name}.*.tmp") if alone else ():  # of conversions that were killed
             shutil.rmtree(debris, ignore_errors=True)
         with _explained(folder), atomic.aside(folder) as side:
             side.mkdir()
@@ -111,10 +111,25 @@ def write_store(
     return Store.open(folder)
 
 
+@contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Wait until nobody else converts; False where the file system has no locks (and the last to finish wins)."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 def _convert(dataset: Dataset, data: DataConfig, folder: Path, kind: Kind, progress: Progress | None) -> None:
     info = dataset.info
     converter = Converter(info, stored_side(info, data), data.store)
-    _check_space(folder, converter.bytes_at_most(info.train_rows + info.test_rows))
+    _check_space(folder, converter.bytes_at_least(info.train_rows + info.test_rows))
     digest = xxhash.xxh3_128()
     done = _Told(progress, info.train_rows + info.test_rows)
     for split in SPLITS:

@@ -46,7 +46,7 @@ class TorchReader:
         Raises:
             DataError: a row that the split does not have.
         """
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self._images)):
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self._images)):
             raise DataError(f"rows {rows.min()} to {rows.max()} were asked of a split of {len(self._images)}")
         batches = [rows[n : n + batch_size] for n in range(0, len(rows), batch_size)]
         return self._batches(batches, views)

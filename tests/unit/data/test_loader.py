@@ -20,7 +20,7 @@ from kdscale.data.loader import EvalLoader, TrainLoader, ffcv_problem, resolve_l
 from kdscale.data.split import carve, test_rows
 from kdscale.data.store import Store, write_store
 from kdscale.data.views import ViewScheme, eval_views, make_views
-from kdscale.errors import ConfigError
+from kdscale.errors import ConfigError, DataError
 from tests.unit.data.places import FASHION, Pictures, fashion_mnist, made_up
 
 needs_ffcv = pytest.mark.skipif(bool(ffcv_problem()), reason=f"FFCV: {ffcv_problem()}")
@@ -309,6 +309,23 @@ def test_training_and_evaluation_run_side_by_side(stores: Stores, kind: str) -> 
 def test_a_start_beyond_the_last_step_is_an_empty_epoch(stores: Stores) -> None:
     loader = train(stores("torch"), config())
     assert list(loader.epoch(0, loader.steps_per_epoch)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [[211], [-1]])
+def test_rows_that_the_data_does_not_have_are_refused(stores: Stores, kind: str, rows: list[int]) -> None:
+    next(train(stores(kind), config()).epoch(0))  # opens the reader
+    reader = stores(kind).readers["train", 1]
+    with pytest.raises(DataError, match=r"were asked of (a split of )?211"):
+        next(reader.read(np.array(rows, np.int64), 1, lambda images, rows: images))
+
+
+@needs_ffcv
+def test_a_store_for_ffcv_without_ffcv_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = write_store(made_up(), DataConfig(), tmp_path / "store", "ffcv")
+    monkeypatch.setattr("kdscale.data.loader.ffcv_problem", lambda: "libturbojpeg.so.0 is missing")
+    with pytest.raises(DataError, match=r"converted for FFCV, .*libturbojpeg.* data\.loader: torch"):
+        next(train(store, config()).epoch(0))
 
 
 def test_a_batch_larger_than_the_data_is_refused(stores: Stores) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from kdscale.config.schema import DataConfig
 from kdscale.data.loader import ffcv_problem
@@ -112,6 +113,17 @@ def test_two_processes_at_once_convert_once(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert (tmp_path / "notes").read_text() == "train\ntest\n"
     assert Store.open(tmp_path / "store").info.train_rows == 100
+
+
+def test_a_file_system_without_locks_is_converted_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: FileLock) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    somebodys = tmp_path / ".store.elsewhere.77.tmp"
+    somebodys.mkdir()
+    assert write_store(made_up(), RAW, tmp_path / "store", "torch").info.train_rows == 100
+    assert somebodys.exists(), "it may be at work: without a lock nobody knows"
 
 
 def test_a_killed_conversion_leaves_no_store_and_the_next_one_clears_up(tmp_path: Path) -> None:
