@@ -112,7 +112,8 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None) -
 def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str) -> Plan:
     from kdscale.pipeline.plan import make_plan
 
-    return make_plan(sweep, root, fresh=options.fresh, command=command)
+    runs = not (options.dry_run or options.explain)
+    return make_plan(sweep, root, fresh=options.fresh, fetch=runs, command=command)
 
 
 def _execute(

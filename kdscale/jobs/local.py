@@ -232,7 +232,10 @@ class LocalRun:
         return "interrupted", f"a worker died ({how})"
 
     def _note_end(self, running: _Running, outcome: str) -> None:
-        running.folder.note_attempt(ended=time.time(), outcome=outcome)
+        """Close the attempt; a worker that died before it had the claim has left none."""
+        attempts = running.folder.state()["attempts"]
+        if attempts and attempts[-1]["attempt"] == running.attempt:
+            running.folder.note_attempt(ended=time.time(), outcome=outcome)
 
     def _conclude(self, digest: str, state: str) -> None:
         self._waiting.pop(digest, None)

@@ -35,6 +35,7 @@ def make_plan(
     root: Root,
     *,
     fresh: Sequence[str] = (),
+    fetch: bool = False,
     command: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
@@ -43,6 +44,7 @@ def make_plan(
     Args:
         sweep: loaded and expanded.
         root: where finished stages are looked for.
+        fetch: whether data that is missing is downloaded now, so that nothing starts that cannot go on.
         fresh: names of stages that are made anew even where done.
         command: for the record.
         say: told what takes time.
@@ -50,7 +52,7 @@ def make_plan(
     Raises:
         KDScaleError: with the key path, for whatever could not work.
     """
-    planner = _Planner(root, say)
+    planner = _Planner(root, say, fetch=fetch)
     trials = [planner.trial(trial) for trial in sweep.trials]
     stages = planner.finish(fresh)
     first = sweep.trials[0].experiment
@@ -71,8 +73,8 @@ def make_plan(
 class _Planner:
     """Gathers unique stages; whatever several trials share is worked out once."""
 
-    def __init__(self, root: Root, say: Callable[[str], None]) -> None:
-        self._root, self._say = root, say
+    def __init__(self, root: Root, say: Callable[[str], None], *, fetch: bool) -> None:
+        self._root, self._say, self._fetch = root, say, fetch
         self._stages: dict[str, PlannedStage] = {}
         self._keep: dict[str, set[str]] = {}
         self._data: dict[str, tuple[Dataset, DatasetInfo, str]] = {}
@@ -200,7 +202,7 @@ class _Planner:
     def _dataset(self, data: DataConfig) -> tuple[Dataset, DatasetInfo, str]:
         key = json.dumps([data.name, str(data.root), data.size, data.options], sort_keys=True)
         if key not in self._data:
-            dataset: Dataset = plugins.load("datasets", data.name)(data, download=False)
+            dataset: Dataset = plugins.load("datasets", data.name)(data, download=self._fetch)
             self._data[key] = (dataset, dataset.info, dataset.fingerprint())
         return self._data[key]
 

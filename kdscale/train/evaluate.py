@@ -92,18 +92,23 @@ class Evaluator:
         network.eval()
         try:
             with torch.no_grad():
+                polls = 0
                 for index, batch in enumerate(self._loader):
+                    polls = polls or self._polls(len(batch.rows))
                     moved = batch.to(self._device)
                     cast = torch.autocast(self._device.type, dtype=dtype) if dtype else nullcontext()
                     with cast:
                         answered: Outputs = network(moved.images)
                     sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
-                    shared = self._samples // ranks.world() // max(1, len(batch.rows))
-                    if interrupted is not None and index < shared and interrupted(index):
+                    if interrupted is not None and index < polls and interrupted(index):
                         return None
         finally:
             network.train(training)
         return sums.figures()
+
+    def _polls(self, first_batch: int) -> int:
+        """Batches that every rank has: shares differ by one row, so only that many may end in a collective."""
+        return -(-(self._samples // ranks.world()) // first_batch)
 
     def _taught(self, index: int, batch: Batch) -> dict[str, Tensor]:
         if index == len(self._answers):

@@ -118,7 +118,7 @@ class Loop:
     """Figures on test each epoch, for `protocol: paper` only; nothing is selected by them."""
     snapshot: Callable[[str], None]
     progress: Callable[[LoopState, dict[str, float]], None]
-    heartbeat: Callable[[], None]
+    heartbeat: Callable[[LoopState], None]
     state: LoopState = field(default_factory=LoopState)
     _beat: float = field(init=False, default=0.0)
     _since: float = field(init=False, default=0.0)
@@ -178,7 +178,7 @@ class Loop:
         now = time.monotonic()
         if now - self._beat > HEARTBEAT_S:
             self._beat = now
-            self.heartbeat()
+            self.heartbeat(state)
 
     def _begin_interval(self) -> None:
         self._beat = time.monotonic()

@@ -73,7 +73,7 @@ class Meter:
         return {"ranks": ranks.gather_objects(mine)}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint's sums; at another world size rank 0 takes them all."""
+        """Take up a checkpoint's sums; at another world size each rank takes an equal share."""
         saved = state["ranks"]
         if len(saved) == ranks.world():
             mine, share = [saved[ranks.rank()]], 1.0
@@ -88,15 +88,18 @@ class Meter:
     def _raise(self) -> None:
         found = ranks.gather_objects(self._first_bad.tolist())
         bad = [
-            (step, rank, name) for rank, row in enumerate(found) for step, name in zip(row, self._names, strict=True)
+            (step, name == "loss", rank, name)  # the sum is to blame only where none of its terms is
+            for rank, row in enumerate(found)
+            for step, name in zip(row, self._names, strict=True)
+            if step >= 0
         ]
-        known = sorted(entry for entry in bad if entry[0] >= 0 and entry[2] != "loss") or [(-1, -1, "loss")]
-        step, rank, name = known[0]
+        step, _, rank, name = min(bad)
+        what = "the loss" if name == "loss" else f"term {name}"
         raise NonFiniteLoss(
-            f"term {name} became nan or inf at step {step} on rank {rank}. "
+            f"{what} became nan or inf at step {step} on rank {rank}. "
             "Lower train.lr, set train.grad_clip or warmup_epochs, or train with precision fp32; "
             "the last checkpoint is from before it",
-            step if step >= 0 else None,
+            step,
         )
 
 

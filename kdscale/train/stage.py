@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors.torch import save_file
 
 from kdscale import atomic, checkpoint, ranks
@@ -23,6 +22,7 @@ from kdscale.errors import NonFiniteLoss, StageError
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
 from kdscale.trackers.spool import Spool
 from kdscale.train.build import Parts, build
+from kdscale.train.device import device_of_rank, make_deterministic
 from kdscale.train.evaluate import Evaluator, Figures
 from kdscale.train.imported import check_class_order
 from kdscale.train.inspect import write_first_look
@@ -71,7 +71,7 @@ class _StageRun:
         self.spec = StageSpec.model_validate(definition["spec"])
         self.definition = definition
         self.main = ranks.rank() == 0
-        self.device = _device()
+        self.device = device_of_rank()
         self.claim: Claim | None = None
         self._written = 0.0
 
@@ -98,7 +98,7 @@ class _StageRun:
 
     def run(self) -> Outcome:
         begun = time.perf_counter()
-        _deterministic(self.spec, self.device)
+        make_deterministic(self.spec, self.device)
         parts = build(self.definition, self.root, self.device)
         if self.spec.student.weights is not None and not self.spec.train.epochs:
             check_class_order(parts, f"stages.{self.spec.name}.student")
@@ -192,9 +192,10 @@ class _StageRun:
         per_epoch = max(1, self.total_steps // max(1, self.spec.train.epochs))
         return round(state.epoch + state.index / per_epoch, 4)
 
-    def _heartbeat(self) -> None:
+    def _heartbeat(self, state: LoopState) -> None:
         if self.claim is not None:
             self.claim.heartbeat()
+            self._progress(state, {})
             if self.folder.cancel_request() is not None:
                 self.stop.ask("cancelled by its user")
 
@@ -286,17 +287,3 @@ class _StageRun:
             return
         self.folder.write_state(**changes)
         self._written = time.monotonic()
-
-
-def _deterministic(spec: StageSpec, device: torch.device) -> None:
-    if spec.train.deterministic and device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-
-
-def _device() -> torch.device:
-    if torch.cuda.is_available():
-        device = torch.device("cuda", ranks.local_rank() % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-        return device
-    return torch.device("cpu")
