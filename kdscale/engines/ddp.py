@@ -156,7 +156,12 @@ class DdpEngine:
     # ------------------------------------------------------------------ state
 
     def save(self, folder: Path) -> None:
-        """Rank 0 writes parameters, optimizer, EMA, scaler and step; every rank writes its own buffers."""
+        """Rank 0 writes parameters, optimizer, EMA, scaler and step; every rank writes its own buffers.
+
+        Raises:
+            NonFiniteLoss: the last update broke the weights, which its own finite loss could not show.
+        """
+        self._demand_finite()
         save_file(_whole(dict(self.unwrapped.named_buffers())), folder / _buffers_of(ranks.rank()))
         if ranks.rank() == 0:
             save_file(_whole(self._tensors()), folder / "training.safetensors")
@@ -175,6 +180,16 @@ class DdpEngine:
         state = json.loads((folder / "engine.json").read_text())
         self._scaler.load_state_dict(state["scaler"])
         self._set_rate(state["step"])
+
+    def _demand_finite(self) -> None:
+        norms = torch._foreach_norm([p.detach() for p in self.unwrapped.parameters()])
+        if not torch.stack([norm.float() for norm in norms]).sum().isfinite():
+            raise NonFiniteLoss(
+                f"the weights became nan or inf in the update of step {self._step - 1}, though its loss was finite. "
+                "Lower train.lr, set train.grad_clip or warmup_epochs, or train with precision fp32; "
+                "the last checkpoint is from before it",
+                self._step - 1,
+            )
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"parameter.{name}": p.detach() for name, p in self.unwrapped.named_parameters()}
