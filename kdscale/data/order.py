@@ -16,10 +16,10 @@ __all__ = ["epoch_order", "rank_rows"]
 def epoch_order(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Shuffle `rows` for one epoch: sorted by a hash of each row, so every version of NumPy agrees.
 
-    The order does not depend on how `rows` were arranged, only on which they are.
+    The order does not depend on how `rows` were arranged, only on which they are. The hash maps rows one to
+    one, so there are no ties for a sorting algorithm to break in its own way.
     """
-    keys = hash64(seed_of("order", seed, epoch), rows)
-    return rows[np.lexsort((rows, keys))]
+    return rows[np.argsort(hash64(seed_of("order", seed, epoch), rows))]
 
 
 def rank_rows(order: NDArray[np.int64], batch: int, batch_size: int, rank: int, world: int) -> NDArray[np.int64]:
