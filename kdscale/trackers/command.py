@@ -22,7 +22,7 @@ from filelock import FileLock
 from kdscale.atomic import read_json
 from kdscale.errors import ConfigError
 from kdscale.trackers.destination import Destination, destination, root_id
-from kdscale.trackers.views import View, of_sweep
+from kdscale.trackers.views import of_sweep
 
 __all__ = ["Place", "Sweep", "free_port", "serve", "show", "sync"]
 
@@ -125,7 +125,10 @@ def show(sweep: Sweep, to: Destination, place: Place, say: Say) -> list[str] | N
             server.show(views)
     except (ServerAway, TimeoutError) as error:
         raise ConfigError(f"tracking.uri: {to} cannot be used ({error})") from error
-    _say_links(plan["name"], views, base, server.experiment_id, say)
+    width = max(len(view.name) for view in views)
+    for view in views:
+        say(f"{view.name:{width}}  {view.link(base, server.experiment_id)}")
+    say(f"to filter by hand:  {views[1].filter}")
     if to.database is None:
         return None
     say(f"from a laptop, first:  {place.tunnel()}")
@@ -196,11 +199,3 @@ def free_port(host: str, wanted: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise AssertionError("either a port was found or the host was refused")
-
-
-def _say_links(name: str, views: Sequence[View], base: str, experiment_id: str, say: Say) -> None:
-    width = max(len(view.name) for view in views)
-    for view in views:
-        say(f"{view.name:{width}}  {view.link(base, experiment_id)}")
-    say(f"{f'{name}: curves':{width}}  {views[0].link(base, experiment_id)}&compareRunsMode=CHART")
-    say(f"to filter by hand:  {views[1].filter}")

@@ -9,6 +9,7 @@ from kdscale.trackers.files import StageFiles, SweepFiles, Trial
 __all__ = ["of_group", "of_stage", "of_sweep", "of_trial"]
 
 MOST_ROWS = 60
+MOST_REASONS = 5
 
 
 def of_sweep(sweep: SweepFiles) -> str:
@@ -16,6 +17,7 @@ def of_sweep(sweep: SweepFiles) -> str:
     axes = "".join(f"- **{axis}**: {', '.join(values)}\n" for axis, values in sweep.plan["axes"].items())
     return "\n".join(
         [
+            *_reasons(list(sweep.stages.values()))[:MOST_REASONS],
             f"{len(sweep.trials)} trials, {len(sweep.stages)} unique stages\n",
             axes,
             *_commands([sweep.plan["command"], f"python launch/report.py {sweep.name}"]),
@@ -30,6 +32,7 @@ def of_trial(sweep: SweepFiles, trial: Trial) -> str:
     name = _name(sweep, trial.last, trial)
     return "\n".join(
         [
+            *_reasons(trial.stages),
             f"Trial of **{sweep.name}**: the curves and figures are those of its stage `{trial.last.name}`.\n",
             _table(sweep, trial.stages),
             *_commands([sweep.plan["command"], f'python launch/logs.py "{name}"', f'python launch/export.py "{name}"']),
@@ -52,16 +55,14 @@ def of_group(sweep: SweepFiles, trials: Sequence[Trial]) -> str:
 def of_stage(sweep: SweepFiles, stage: StageFiles) -> str:
     """What it is, what it takes from, who uses it, and every attempt."""
     parents = [sweep.stages[p["digest"]] for p in stage.parents if p["digest"] in sweep.stages]
-    reason = str(stage.document.get("reason") or "")
     takes = ", ".join(f"`{p.name} {p.short}`" for p in parents)
     lines = [
+        *_reasons([stage]),
         f"**{stage.model}**, digest `{stage.digest[:12]}`\n",
         f"- takes from: {takes or 'nothing'}",
         f"- used by: {_some(trial.label for trial in sweep.users(stage))}",
         f"- folder: `{stage.folder}`, logs below it",
     ]
-    if reason:
-        lines.append(f"- {stage.state}: {reason}")
     attempts = [
         f"| {a.get('attempt', '')} | {a.get('host', '')} | {a.get('world', '')} x {a.get('device', '')} "
         f"| {a.get('resumed_from', 0)} | {a.get('outcome') or ''} |"
@@ -69,6 +70,12 @@ def of_stage(sweep: SweepFiles, stage: StageFiles) -> str:
     ]
     table = ["", "| attempt | host | ranks | from step | outcome |", "|---|---|---|---|---|", *attempts]
     return "\n".join([*lines, *table, "", *_commands([f'python launch/logs.py "{stage.digest[:12]}"'])])
+
+
+def _reasons(stages: Sequence[StageFiles]) -> list[str]:
+    """Why a stage is not what it should be, first of all: the page folds a note after three lines."""
+    told = [stage for stage in stages if stage.document.get("reason")]
+    return [f"**{stage.name} {stage.state}**: {stage.document['reason']}\n" for stage in told]
 
 
 def _table(sweep: SweepFiles, stages: Sequence[StageFiles]) -> str:

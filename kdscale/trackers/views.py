@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 __all__ = ["EXPERIMENT_TAGS", "VERSION", "View", "for_everybody", "of_sweep"]
@@ -17,8 +18,8 @@ VERSION = "1"
 """Raised when the views for everybody change: an experiment gets each version once, so that a deleted view stays so."""
 TAG = "mlflow.sharedViewState."
 FIGURES = (
-    "final/top1", "final/gain_over_ce", "final/agreement", "final/nll", "final/ece", "model/params_m", "model/flops_g",
-    "model/latency_ms",
+    "final/top1", "final/gain_over_ce", "final/best_val_top1", "final/agreement", "final/nll", "final/ece",
+    "model/params_m", "model/flops_g", "model/latency_ms",
 )  # fmt: skip
 MEANS = (
     "final/top1_mean", "final/top1_ci95", "n", "final/gain_over_ce_mean", "final/agreement_mean", "final/nll_mean",
@@ -35,6 +36,7 @@ EXPERIMENT_TAGS = {
         "\n```"
     ),
 }
+CURVES = "^(val/|train/loss)"
 SMALL_M = 5
 WIDTH_PX = 130
 
@@ -51,6 +53,8 @@ class View:
     metrics: Sequence[str]
     params: Sequence[str] = ()
     tags: Sequence[str] = ("kdscale.state",)
+    charts: str = ""
+    """Regular expression: the view shows charts of these metrics instead of a table."""
 
     @property
     def tag(self) -> str:
@@ -61,7 +65,7 @@ class View:
         """What MLflow's UI stores of a view (3.17)."""
         columns = [f"metrics.`{m}`" for m in self.metrics] + [f"params.`{p}`" for p in self.params]
         columns += [f"tags.`{t}`" for t in self.tags]
-        state = {
+        state: dict[str, Any] = {
             "searchFilter": self.filter,
             "orderByKey": f"metrics.`{self.order}`",
             "orderByAsc": False,
@@ -69,7 +73,7 @@ class View:
             "columnOrder": columns,
             "columnWidths": {name: WIDTH_PX for name in columns},
         }
-        return json.dumps(state)
+        return json.dumps(state | ({"chartsSearchFilter": self.charts} if self.charts else {}))
 
     def listed(self, now_ms: int) -> str:
         """The state as it is stored to stand in the menu."""
@@ -82,6 +86,7 @@ class View:
     def link(self, base: str, experiment_id: str) -> str:
         """Address that opens the view, once its tag is there."""
         query = f"workflowType=machine_learning&viewStateShareKey={quote(self.id)}"
+        query += "&compareRunsMode=CHART" if self.charts else ""
         return f"{base}/#/experiments/{experiment_id}/runs?{query}"
 
 
@@ -123,7 +128,8 @@ def of_sweep(name: str, folder: str, axes: Mapping[str, Sequence[str]]) -> list[
         others = [axis for axis in axes if axis != "seed"]
         means = f"{mine} and {_level('group')}"
         views.append(View(f"{folder}-means", f"{name}: means over seeds", means, "final/top1_mean", MEANS, others))
-    return views
+    curves = View(f"{folder}-curves", f"{name}: curves", trials, "final/top1", FIGURES, list(axes), charts=CURVES)
+    return [*views, curves]
 
 
 def _level(level: str) -> str:
