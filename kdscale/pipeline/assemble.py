@@ -86,6 +86,7 @@ def assemble(
                 raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({', '.join(teachers)})")
             built.append(_term(term, at, seen))
         passes[pass_] = built
+    _refuse_accumulation(spec, passes, where)
     strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
     return Assembled(network, strategy, teachers, _own_rates(every))
 
@@ -230,6 +231,19 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
         modifiers = [_modifier(m, shapes, where) for m in term.modifiers]
     weight = weight_schedule(term.weight, seen.total_steps)
     return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at)
+
+
+def _refuse_accumulation(spec: StageSpec, passes: Mapping[str, Sequence[Term]], where: str) -> None:
+    """Micro-batches give another result than the whole batch where a term looks at the batch as a whole."""
+    if spec.train.accumulation == 1:
+        return
+    at = f"{where}.train.accumulation: {spec.train.accumulation}"
+    if len(passes) > 1:
+        raise ConfigError(f"{at} does not go with several passes over a batch; set it to 1")
+    for term in (term for terms in passes.values() for term in terms):
+        selects = any(modifier.normalise == "selected" for modifier in term.modifiers)
+        if term.loss.relational or term.loss.stateful or selects:
+            raise ConfigError(f"{at} does not go with {term.id}, which looks at the batch as a whole; set it to 1")
 
 
 def _teacher_of(term: TermConfig, cls: type[Loss], teachers: list[str], where: str) -> str | None:
