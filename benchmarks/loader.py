@@ -137,9 +137,9 @@ def main() -> None:
     print(f"first batch after {statistics.median(startups):.2f} s in a fresh process, beyond importing torch")
     print(f"goal: ffcv_to_bare_crop_flip >= {GOAL}: {'met' if ratios['ffcv_to_bare_crop_flip'] >= GOAL else 'MISSED'}")
     document = {
-        "schema": 1, "goal": GOAL, "ratios": ratios, "images_per_s": rates, "startup_s": startups, "batch_size": chosen.batch_size,
-        "workers": chosen.workers, "machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__,
-        "numpy": np.__version__,
+        "schema": 1, "goal": GOAL, "ratios": ratios, "images_per_s": rates, "startup_s": startups,
+        "batch_size": chosen.batch_size, "workers": chosen.workers, "machine": platform.machine(),
+        "cores": os.cpu_count(), "torch": torch.__version__, "numpy": np.__version__,
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "loader.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdscale.data.ffcv_fence import Epoch, open_loader, start_epoch
+from kdscale.data.ffcv_fence import open_loader, start_epoch
 from kdscale.data.views import Bytes, Rows, ViewFunction
 
 __all__ = ["FfcvReader"]
@@ -37,7 +37,11 @@ class FfcvReader:
         Raises:
             DataError: a row that the split does not have.
         """
-        return _drained(start_epoch(self._loader, rows, batch_size, self._all(views)))
+        epoch = start_epoch(self._loader, rows, batch_size, self._all(views))
+        try:
+            yield from epoch
+        finally:
+            epoch.close()
 
     def _all(self, views: ViewFunction) -> ViewFunction:
         """Adapt `views` to what FFCV decodes, and to several workers."""
@@ -52,15 +56,3 @@ class FfcvReader:
             return np.concatenate(list(made))
 
         return make
-
-
-def _drained(epoch: Epoch) -> Generator[Bytes, None, None]:
-    try:
-        while True:
-            try:
-                batch = next(epoch)
-            except StopIteration:
-                return
-            yield batch
-    finally:
-        epoch.close()

@@ -149,6 +149,9 @@ class Epoch(Thread):
             (images,) = super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)  # type: ignore[misc]
         return self._views(images, batch_indices)
 
+    def __iter__(self) -> Iterator[Bytes]:
+        return self
+
     def __next__(self) -> Bytes:
         item = self._next_item()
         if item is not None:

@@ -41,7 +41,6 @@ Views = tuple[Bytes, dict[str, Tensor]]
 
 
 @runtime_checkable
-@runtime_checkable
 class Reader(Protocol):
     """Reads views of rows of one split, in any order."""
 

@@ -63,15 +63,7 @@ def start(loader: Any, rows: NDArray[np.int64] = ROWS, batch_size: int = 8, view
 
 
 def everything(epoch: Any) -> Images:
-    return np.concatenate(list(_each(epoch)))
-
-
-def _each(epoch: Any) -> Iterator[Images]:
-    while True:
-        try:
-            yield next(epoch)
-        except StopIteration:
-            return
+    return np.concatenate(list(epoch))
 
 
 # --------------------------------------------------------------------------- memory
@@ -189,7 +181,7 @@ def test_one_loader_serves_several_epochs_at_once(loader: Any) -> None:
 
 
 def test_a_last_batch_of_one_keeps_its_shape(loader: Any) -> None:
-    shapes = [batch.shape for batch in _each(start(loader, ROWS[:9], batch_size=8))]
+    shapes = [batch.shape for batch in start(loader, ROWS[:9], batch_size=8)]
     assert shapes == [(8, 6, 6, 3), (1, 6, 6, 3)]
 
 

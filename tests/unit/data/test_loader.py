@@ -296,6 +296,17 @@ def test_an_epoch_left_at_any_point_leaves_no_thread(stores: Stores, kind: str, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_error_in_one_of_two_readers_ends_both(stores: Stores, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = train(stores(kind), config("mixup"))
+    list(loader.epoch(0))
+    before = threading.active_count()
+    monkeypatch.setattr("kdscale.data.loader.make_views", lambda *given, **named: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        next(loader.epoch(0))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_and_evaluation_run_side_by_side(stores: Stores, kind: str) -> None:
     data = config("crop and flip")
     expected = list(train(stores(kind), data).epoch(0))
