@@ -160,37 +160,6 @@ def test_the_experiment_lands_on_training_and_has_views(runs: Path) -> None:
     assert len([name for name in tags if name.startswith("mlflow.sharedViewState.")]) == 4
 
 
-@pytest.mark.parametrize(
-    ("end", "status", "sweep_status"),
-    [
-        ("done", "FINISHED", "FINISHED"), ("failed", "FAILED", "FAILED"), ("interrupted", "KILLED", "KILLED"),
-        ("paused", "KILLED", "KILLED"), ("cancelled", "KILLED", "KILLED"), ("running", "RUNNING", "RUNNING"),
-        ("evaluating", "RUNNING", "RUNNING"), ("waiting", None, "KILLED"),
-    ],
-)  # fmt: skip
-def test_status_is_right(runs: Path, end: str, status: str | None, sweep_status: str) -> None:
-    sweep = plan(runs, axes=ONE)
-    sweep.stage("teacher").start().finish()
-    student = sweep.stage("student")
-    if end == "done":
-        student.start().finish()
-    elif end in ("running", "evaluating"):
-        student.start().train(100).say(end)
-    elif end != "waiting":
-        student.start().train(100).end(end, reason="because")
-    ship(sweep)
-    stages = {run.tags["kdscale.stage"]: run for run in stored(sweep, "stage")}
-    assert stages["teacher"].status == "FINISHED"
-    assert ("student" in stages) == (status is not None)
-    (trial,) = stored(sweep, "trial")
-    assert stored(sweep, "sweep")[0].status == sweep_status
-    assert trial.status == (status or "KILLED")
-    assert trial.tags["kdscale.state"] == end
-    if status:
-        assert stages["student"].status == status
-        assert (stages["student"].ended is not None) == (status != "RUNNING")
-
-
 def test_what_waits_is_scheduled_while_somebody_goes_on(runs: Path) -> None:
     sweep = plan(runs)
     sweep.stage("teacher").start().train(100)
