@@ -20,7 +20,10 @@ ROWS, HELD_OUT, BATCH, EPOCHS = 720, 0.1, 32, 3
 SMALL: dict[str, Any] = {"model": "resnet_cifar", "depth": 8, "widths": [4, 8, 16]}
 EXPERIMENT: dict[str, Any] = {
     "name": "plan",
-    "data": {"name": "synthetic", "val_fraction": HELD_OUT, "augment": {"flip": True}, "options": {"train_rows": ROWS, "size": 16}},
+    "data": {
+        "name": "synthetic", "val_fraction": HELD_OUT, "augment": {"flip": True},
+        "options": {"train_rows": ROWS, "size": 16},
+    },
     "train": {"epochs": EPOCHS, "batch_size": BATCH, "precision": "fp32"},
     "engine": {"processes": 1},
     "stages": {
@@ -159,8 +162,10 @@ def test_what_decides_numbers_changes_the_digest_and_those_after_it(
 
 
 def test_every_stage_keeps_what_somebody_takes(plan: Planning) -> None:
-    found = plan(stages__student__teachers={"t": {"from": "ta@epoch:2"}, "u": {"from": "teacher@acc:0.5"}},
-                 stages__student__losses=[{"name": "kd", "teacher": "t"}, {"name": "kd", "id": "kd2", "teacher": "u"}])  # fmt: skip
+    found = plan(
+        stages__student__teachers={"t": {"from": "ta@epoch:2"}, "u": {"from": "teacher@acc:0.5"}},
+        stages__student__losses=[{"name": "kd", "teacher": "t"}, {"name": "kd", "id": "kd2", "teacher": "u"}],
+    )
     assert only(found, "ta").definition["keep"] == ["best", "epoch:2", "last"]
     assert only(found, "teacher").definition["keep"] == ["acc:0.5", "best", "last"]
 
