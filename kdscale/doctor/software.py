@@ -35,6 +35,7 @@ NEEDED = {  # as pyproject.toml has them; a test compares
     "Jinja2": "3.1",
     "matplotlib": "3.8",
     "pillow": "10",
+    "scipy": "1.11",
     "safetensors": "0.4.5",
     "xxhash": "3.4",
     "filelock": "3.13",
