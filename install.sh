@@ -31,6 +31,7 @@ main() {
     if ((${#missing[@]})) || ffcv_is_due; then
         check_python
         system_packages
+        [[ " $* " != *" dev "* ]] || browser
         make_venv
         install_torch
         install_kdscale "$@"
@@ -91,6 +92,16 @@ system_packages() {
         missing=$(missing_system_packages)
     fi
     [[ -z $missing ]] || explain_missing "$missing"
+}
+
+# The MLflow UI is tested as a person sees it.
+browser() {
+    have chromium && have chromedriver && return
+    if may_apt; then
+        apt_update
+        apt_install chromium chromium-driver && return
+    fi
+    say "no chromium and chromium-driver: the tests of the MLflow UI in a browser will be skipped"
 }
 
 column() { cut -d'|' -f"$1" | sort -u | tr '\n' ' '; }
