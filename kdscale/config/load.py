@@ -33,6 +33,7 @@ _NOT_BUILT = [
     (re.compile(r"(stages\.[^.]+\.)?engine\.name"), "deepspeed is not built yet; use ddp"),
     (re.compile(r"(stages\.)?(chain|dense|grow|rounds)"), "macros are not built yet; write the stages out"),
     (re.compile(r"stages\.[^.]+\.export"), "exports are not built yet; leave it out"),
+    (re.compile(r"tracking\.ship"), "shipping by jobs or from a login node is not built yet; use auto or never"),
 ]
 
 
@@ -198,7 +199,7 @@ def _refuse_what_is_not_built(values: Mapping[str, Any], sources: Mapping[str, s
     """Parts of the language that are designed and not built yet: each says so, none is ignored."""
     for key, value in _keys(values):
         for pattern, said in _NOT_BUILT:
-            if pattern.fullmatch(key) and value not in (None, "ddp"):
+            if pattern.fullmatch(key) and value not in (None, "ddp", "auto", "never"):
                 raise ConfigError(f"{_line(key, sources, where)}: {key}: {said}")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kdscale.jobs.warm import WarmParent
     from kdscale.pipeline.artifacts import Root
     from kdscale.pipeline.planned import Plan
+    from kdscale.trackers.shipping import ShipperProcess
 
 __all__ = ["run_command"]
 
@@ -119,6 +120,9 @@ def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str) -
 def _execute(
     plan: Plan, root: Root, options: argparse.Namespace, console: Console, warm: WarmParent | None, sweep: Sweep
 ) -> int:
+    from kdscale.trackers.destination import destination
+
+    destination(root.path, plan.tracking["uri"], plan.tracking["experiment"])  # a bad address fails before anything
     if not _agreed(plan, root, options):
         return USAGE
     from kdscale.jobs.local import prepare_folders
@@ -131,7 +135,7 @@ def _execute(
             from kdscale.jobs.inline import run_inline
 
             states = run_inline(root, plan, lambda text: console.print(text, markup=False, highlight=False))
-            return _conclude(plan, folder, root, states, console, {})
+            return _conclude(plan, folder, root, states, console, None)
         assert warm is not None
         return _run_local(plan, root, folder, console, warm)
 
@@ -154,14 +158,13 @@ def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: War
     from kdscale.jobs.local import LocalRun
     from kdscale.jobs.watch import Watch
 
-    shipper = _shipper(plan, root, folder)
     with Watch(folder, console) as watch:
+        shipper = _shipper(plan, root, folder, watch.say)
         local = LocalRun(root, plan, watch.say, parallel=plan.limits.get("parallel"), warm=warm)
         with _OnSignals(local.ask_to_stop):
             states = local.run(watch.update)
         watch.update()
-    shipped = shipper.finish(timeout_s=60.0) if shipper is not None else {}
-    code = _conclude(plan, folder, root, states, console, shipped)
+    code = _conclude(plan, folder, root, states, console, shipper)
     if local.stopped:
         console.print("stopped; the same command goes on from here", markup=False)
     return code
@@ -187,7 +190,7 @@ class _OnSignals:
             signal.signal(number, handler)
 
 
-def _shipper(plan: Plan, root: Root, folder: Path) -> Any:
+def _shipper(plan: Plan, root: Root, folder: Path, say: Callable[[str], None]) -> ShipperProcess | None:
     """The process that writes to MLflow; None where tracking is off or MLflow is not installed."""
     import importlib.util
 
@@ -196,15 +199,15 @@ def _shipper(plan: Plan, root: Root, folder: Path) -> Any:
         return None
     from kdscale.trackers.shipping import start_shipper
 
-    return start_shipper(root.path, folder, uri, plan.tracking["experiment"])
+    return start_shipper(root.path, folder, uri, plan.tracking["experiment"], say=say)
 
 
 def _agreed(plan: Plan, root: Root, options: argparse.Namespace) -> bool:
     """Ask the one question, above 100 jobs or 10 GB; refuse what the disk cannot hold."""
     todo = plan.todo
     size = sum(stage.cost.bytes for stage in todo)
-    root.path.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(root.path).free
+    there = next(folder for folder in (root.path, *root.path.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     if size > free:
         raise ConfigError(
             f"the sweep may write {size / 1e9:.1f} GB, {root.path} has {free / 1e9:.1f} GB free (launch/runs.py du)"
@@ -218,7 +221,7 @@ def _agreed(plan: Plan, root: Root, options: argparse.Namespace) -> bool:
 
 
 def _conclude(
-    plan: Plan, folder: Path, root: Root, states: dict[str, str], console: Console, shipped: dict[str, Any]
+    plan: Plan, folder: Path, root: Root, states: dict[str, str], console: Console, shipper: ShipperProcess | None
 ) -> int:
     """Write results and report, print the summary, and say where everything is."""
     from kdscale.report.page import write_report
@@ -227,6 +230,7 @@ def _conclude(
 
     write_results(folder)
     page = write_report(folder)
+    shipped = shipper.finish(timeout_s=60.0) if shipper is not None else {}  # now that there is a report to ship
     console.print()
     console.print(summary(folder))
     paths = {"report": page, "results": folder / "results.json"}
