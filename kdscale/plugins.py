@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from difflib import get_close_matches
@@ -19,12 +20,27 @@ from typing import TYPE_CHECKING, Any
 from kdscale.errors import PluginError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
 
-__all__ = ["KINDS", "available", "describe", "load", "revision", "source_hash", "user_class"]
+__all__ = [
+    "KINDS",
+    "REQUIRED",
+    "UNREADABLE",
+    "available",
+    "describe",
+    "load",
+    "needs_teacher",
+    "options",
+    "revision",
+    "source_hash",
+    "user_class",
+]
 
 KINDS = ("losses", "modifiers", "strategies", "models", "datasets", "teachers")
 _ROOT = Path(__file__).parent
+REQUIRED, UNREADABLE = object(), object()
+"""In place of an option's default: it has none; it is computed, so that the file does not tell."""
 
 
 @cache
@@ -62,6 +78,70 @@ def describe(kind: str) -> list[tuple[str, str]]:
     return lines
 
 
+@cache
+def options(kind: str, name: str) -> Mapping[str, Any] | None:
+    """A plug-in's options with their defaults, read from its file without importing it.
+
+    Returns:
+        By name, the default, `REQUIRED`, or `UNREADABLE` where it is no plain value; None where the file
+        does not tell (options that are inherited or passed on).
+    """
+    cls = _public_class(kind, name)
+    if kind == "models":
+        return _of_constructor(cls)
+    config = next((node for node in cls.body if isinstance(node, ast.ClassDef) and node.name == "Config"), None)
+    if config is None:
+        return {} if kind in ("losses", "modifiers") else None
+    if [ast.unparse(base) for base in config.bases] != ["PluginConfig"]:
+        return None
+    fields = [node for node in config.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    return {node.target.id: _default(node.value) for node in fields if isinstance(node.target, ast.Name)}
+
+
+@cache
+def needs_teacher(loss: str) -> bool:
+    """Whether a loss listens to a teacher, read from its file without importing it."""
+    for node in _public_class("losses", loss).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name) and target.id == "needs_teacher":
+                return _default(node.value) is not False
+    return True
+
+
+def _public_class(kind: str, name: str) -> ast.ClassDef:
+    tree = ast.parse((_ROOT / kind / f"{name}.py").read_text(encoding="utf-8"))
+    public = {
+        ast.literal_eval(node.value)[0]
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    }
+    return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in public)
+
+
+def _of_constructor(cls: ast.ClassDef) -> dict[str, Any] | None:
+    init = next((n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if init is None or init.args.kwarg is not None:
+        return None
+    plain = init.args.args[1:]
+    missing: list[ast.expr | None] = [None] * (len(plain) - len(init.args.defaults))
+    pairs = [*zip(plain, [*missing, *init.args.defaults], strict=True)]
+    pairs += zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
+    return {argument.arg: _default(value) for argument, value in pairs}
+
+
+def _default(value: ast.expr | None) -> Any:
+    """A default as plain data, also the first argument of `Field(...)`."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "Field" and value.args:
+        value = value.args[0]
+    if value is None or (isinstance(value, ast.Constant) and value.value is ...):
+        return REQUIRED
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return UNREADABLE
+
+
 def user_class(text: str, allow: Sequence[str], path: Sequence[Path]) -> Any:
     """Import a user's own class, `package.module:Class`.
 
@@ -69,6 +149,8 @@ def user_class(text: str, allow: Sequence[str], path: Sequence[Path]) -> Any:
         PluginError: it is not allowed, cannot be imported, or is no class.
     """
     module_name, _, class_name = text.partition(":")
+    if not module_name or not class_name:
+        raise PluginError(f"{text}: say package.module:Class")
     package = module_name.partition(".")[0]
     if package not in allow:
         raise PluginError(f"{text}: {package} may not be imported; add it to plugins.allow: [{package}]")
@@ -80,16 +162,57 @@ def user_class(text: str, allow: Sequence[str], path: Sequence[Path]) -> Any:
     except (ImportError, AttributeError) as error:
         where = ", ".join(map(str, path)) or "nothing"
         raise PluginError(f"{text}: {error}; looked in plugins.path ({where}) and in the environment") from error
+    except Exception as error:  # whatever the user's own file does
+        raise PluginError(f"{text}: importing {module_name} fails: {type(error).__name__}: {error}") from error
     if not inspect.isclass(found):
         raise PluginError(f"{text} is a {type(found).__name__}, not a class")
     return found
 
 
 def source_hash(cls: type) -> str:
-    """Hash of the file that defines a class."""
+    """Hash of the file that defines a class, and of the files of its package which that one imports.
+
+    What a network does may stand in the file beside it: an edit there must not pass for the same network.
+    """
     file = inspect.getsourcefile(cls)
-    assert file is not None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    if file is None:
+        raise PluginError(f"{cls.__module__}:{cls.__qualname__} has no source file, so it cannot be told from others")
+    files = _files_of(cls.__module__, Path(file), {})
+    digest = hashlib.sha256()
+    for module in sorted(files):
+        digest.update(f"{module}\0".encode() + files[module].read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _files_of(module: str, file: Path, found: dict[str, Path]) -> dict[str, Path]:
+    """A module's file and, through its imports, those of the same top-level package."""
+    found[module] = file
+    package = module if file.stem == "__init__" else module.rpartition(".")[0]
+    for name in _imports(ast.parse(file.read_bytes()), package):
+        if name.partition(".")[0] == module.partition(".")[0] and name not in found:
+            spec = _spec_of(name)
+            if spec is not None and spec.origin and spec.origin.endswith(".py"):
+                _files_of(name, Path(spec.origin), found)
+    return found
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Full names that a module imports; of `from a import b` both a and a.b, as b may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            upwards = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*upwards, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _spec_of(module: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, AttributeError, ValueError):
+        return None  # a name within a module, not a module
 
 
 def revision(kind: str, name: str, plugins: Any) -> str | int:

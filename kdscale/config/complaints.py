@@ -1,68 +1,120 @@
-"""Pydantic's errors as one line: where in which file, which key, what, and the nearest valid key."""
+"""Errors as one line: where in which file, which key, what, and the nearest valid key."""
 
 from __future__ import annotations
 
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from kdscale.config.merging import Layer, index_of
 from kdscale.errors import ConfigError
 
-__all__ = ["complain"]
+__all__ = ["KeyedError", "hint", "located", "validated"]
+
+M = TypeVar("M", bound=BaseModel)
+_INHERITED = re.compile(r"^stages\.[^.]+\.(?=(train|data|engine|resources)\.)")
 
 
-def complain(
-    error: ValidationError, model: type[BaseModel], at: str, sources: Mapping[str, str], where: str
-) -> ConfigError:
-    """Make the one-line error of the first complaint.
+class KeyedError(ConfigError):
+    """What is wrong with which key; the loader adds the file and line that set it."""
 
-    Args:
-        error: of the validation.
-        model: what was validated.
-        at: key path of the validated value in the config.
-        sources: place of each key that is set.
-        where: the file, for keys that are missing.
-    """
-    first = min(error.errors(), key=_most_telling)
-    path = _path(first["loc"])
-    key = ".".join([*([at] if at else []), *path])
-    return ConfigError(f"{_place(key, sources, where)}: {key}: {_what(dict(first), model, path)}")
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(f"{key}: {what}")
+        self.key, self.what = key, what
 
 
-def _most_telling(error: Any) -> tuple[bool, int]:
-    """An unknown key explains more than the key that it was meant to be, missing elsewhere."""
-    return (error["type"] != "extra_forbidden", -len(error["loc"]))
+def validated(model: type[M], values: Any, at: str = "") -> M:
+    """Validate plain data that stands at a key path. Raises: KeyedError of the most telling complaint."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        errors = error.errors()
+        first = min(errors, key=lambda one: (one["type"] != "extra_forbidden", -len(one["loc"])))
+        path = _path(first["loc"], values, missing=first["type"] == "missing")
+        raise KeyedError(".".join([*([at] if at else []), *path]), _what(dict(first), model, path, values)) from None
 
 
-def _path(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys of a location, without the names of union members that pydantic puts between them."""
-    words = [str(part) for part in loc]
-    return [word for word in words if "[" not in word and not word.startswith(("function-", "constrained-"))
-            and word not in ("str", "int", "float", "bool", "InitFrom", "path", "literal")]  # fmt: skip
+def located(error: KeyedError, layer: Layer, where: str) -> tuple[str, str]:
+    """Where an error's key was set, and the key as it is written there: a stage may have it from the top level."""
+    top = _INHERITED.sub("", error.key)
+    if top != error.key and ".".join(_numbered(error.key, layer.values)) not in layer.sources and top in layer.sources:
+        return layer.sources[top], top
+    return _place_of(error.key, layer, where), error.key
 
 
-def _place(key: str, sources: Mapping[str, str], where: str) -> str:
-    while key:
-        if key in sources:
-            return sources[key]
-        key = key.rpartition(".")[0]
+def _place_of(key: str, layer: Layer, where: str) -> str:
+    """`file:line` that set a key, or else what lies around or under it; `where` when nothing says."""
+    path = _numbered(key, layer.values)
+    while path:
+        at = ".".join(path)
+        found = layer.sources.get(at) or next((v for k, v in layer.sources.items() if k.startswith(f"{at}.")), None)
+        if found:
+            return found
+        path.pop()
     return where
 
 
-def _what(error: dict[str, Any], model: type[BaseModel], path: list[str]) -> str:
+def hint(word: str, known: Iterable[str]) -> str:
+    """The nearest valid word, or else all of them."""
+    known = list(known)
+    near = get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known) or 'none'}"
+
+
+def _path(loc: tuple[int | str, ...], values: Any, *, missing: bool) -> list[str]:
+    """The keys of a location, without the names of union members that pydantic puts between them."""
+    path: list[str] = []
+    at = values
+    for depth, part in enumerate(loc):
+        if isinstance(at, dict) and part in at:
+            path.append(str(part))
+            at = at[part]
+        elif isinstance(at, list) and isinstance(part, int) and part < len(at):
+            at = at[part]
+            path.append(str((at.get("id") or at.get("name") or part) if isinstance(at, dict) else part))
+        elif missing and depth == len(loc) - 1:
+            path.append(str(part))
+    return path
+
+
+def _numbered(key: str, values: Any) -> list[str]:
+    """A key path with items of lists by number, as places are noted."""
+    path = []
+    for part in key.split("."):
+        if isinstance(values, list):
+            index = index_of(values, part)
+            path.append(part if index is None else str(index))
+            values = None if index is None else values[index]
+        else:
+            path.append(part)
+            values = values.get(part) if isinstance(values, dict) else None
+    return path
+
+
+def _what(error: dict[str, Any], model: type[BaseModel], path: list[str], values: Any) -> str:
     if error["type"] == "extra_forbidden":
-        fields = _fields_at(model, path[:-1])
-        near = get_close_matches(path[-1], fields, 1)
-        return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are: {', '.join(fields)}"
+        return f"unknown key{hint(path[-1], _fields_at(model, path[:-1]))}"
     if error["type"] == "missing":
-        return "is missing"
+        return f"is missing{_misnamed(path, values)}"
     given = error.get("input")
+    if given is None:
+        return "is empty; give it a value, or leave it out"
     shown = "" if isinstance(given, dict) else f" (it is {given!r})"
-    said = str(error["msg"]).removeprefix("Value error, ")
+    said = str(error["msg"]).removeprefix("Value error, ").partition(" or instance of ")[0]
     return f"{said[:1].lower()}{said[1:]}{shown}"
+
+
+def _misnamed(path: list[str], values: Any) -> str:
+    """A key under a stage that nobody defined is more often a slip than a new stage."""
+    if len(path) != 3 or path[0] != "stages" or path[2] != "student":
+        return ""
+    others = [name for name, stage in values["stages"].items() if isinstance(stage, dict) and "student" in stage]
+    near = get_close_matches(path[1], others, 1)
+    return f": no stage is called {path[1]}; did you mean {near[0]}?" if near else ""
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -1,40 +1,32 @@
 """From a file and its overrides to the trials of a sweep, each validated before anything starts.
 
-user's config  <  bases (extends)  <  the file  <  an axis's patch  <  KEY=VALUE
+user's config  <  bases (extends)  <  the file  <  named patches  <  other axes  <  KEY=VALUE
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from kdscale.config.arithmetic import evaluated
-from kdscale.config.complaints import complain
-from kdscale.config.digest import variant_of
-from kdscale.config.patches import FLAG, Axis, Point, apply, axes_of, combinations, parse_override
-from kdscale.config.reading import Layer, absolute_paths, merged, read_layer
-from kdscale.config.schema import Experiment, InitFrom, StageConfig, StageSpec, StudentConfig, TermConfig
+from kdscale.config.arithmetic import names_in
+from kdscale.config.axes import axes_of, combinations, exclusions_of
+from kdscale.config.checks import check_trial
+from kdscale.config.complaints import KeyedError, hint, located, validated
+from kdscale.config.merging import Layer
+from kdscale.config.parsing import shown_path
+from kdscale.config.patches import FLAG, Axis, Override, Point, parse_override
+from kdscale.config.reading import absolute_paths, read_layer, user_layer
+from kdscale.config.schema import Experiment, StageSpec
+from kdscale.config.stages import parse_reference, stages_of
+from kdscale.config.unbuilt import refuse_what_is_not_built
 from kdscale.errors import ConfigError
 
-__all__ = ["Sweep", "Trial", "load", "parse_reference", "resolve_stages"]
-
-M = TypeVar("M", bound=BaseModel)
-_MERGED = ("train", "data", "engine", "resources")
-_NOT_BUILT = [
-    (re.compile(r"stages\.[^.]+\.teachers\.[^.]+\.cache"), "the teacher cache is not built yet; leave it out"),
-    (re.compile(r"(stages\.[^.]+\.)?engine\.name"), "deepspeed is not built yet; use ddp"),
-    (re.compile(r"(stages\.)?(chain|dense|grow|rounds)"), "macros are not built yet; write the stages out"),
-    (re.compile(r"stages\.[^.]+\.export"), "exports are not built yet; leave it out"),
-    (re.compile(r"tracking\.ship"), "shipping by jobs or from a login node is not built yet; use auto or never"),
-]
+__all__ = ["Sweep", "Trial", "load", "named_sources", "parse_reference", "resolve_stages"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,12 @@ class Trial:
     experiment: Experiment
     swept: dict[str, Any]
     """What differs between trials: value by dotted key (a fragment counts under its axis's name)."""
+    sources: dict[str, str] = field(default_factory=dict, repr=False)
+    """`file:line` or `command line` of every key that is set, by dotted key, items of lists by number."""
+
+    @cached_property
+    def stages(self) -> dict[str, StageSpec]:
+        return stages_of(self.experiment, self.swept)
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Sweep:
     trials: list[Trial]
     axes: dict[str, list[str]]
     sources: dict[str, str]
-    """`file:line` or `command line` of every key that is set, by dotted key."""
+    """Place of every key that any trial sets, by dotted key, items of lists by their id."""
     text: str
     """The config as one YAML document: bases and overrides merged, the sweep not expanded."""
 
@@ -73,22 +71,17 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, user_config: Path |
     Raises:
         ConfigError: one line: file:line, key, what, and the nearest valid key.
     """
-    layer = _user_layer(user_config).under(read_layer(path))
-    where = str(path)
-    fixed, flag_axes = _flags(overrides)
-    section = layer.values.pop("sweep", None) or {}
-    if not isinstance(section, dict):
-        raise ConfigError(f"{layer.sources.get('sweep', where)}: sweep: is a mapping of axes")
-    base = _base_of(path)
-    axes, exclude = axes_of(section, base, layer.sources.get("sweep", where).rpartition(":")[0] or where)
-    axes = [axis for axis in axes if axis.name not in {a.name for a in flag_axes}] + flag_axes
-    values = _set_all(layer.values, fixed)
-    sources = {k: v for k, v in layer.sources.items() if not k.startswith("sweep.")} | dict.fromkeys(fixed, FLAG)
-    trials = _trials(values, fixed, axes, exclude, sources, where)
-    document = values | ({"sweep": section} if section else {})
-    text = yaml.safe_dump(document, sort_keys=False)
-    named = {axis.name: [point.label for point in axis.points] for axis in axes}
-    return Sweep(trials[0].experiment.name, Path(where), trials, named, sources, text)
+    where = shown_path(Path(path)) if not str(path).startswith("kdscale:") else str(path)
+    whole = user_layer(user_config).under(read_layer(path))
+    flags = [parse_override(text) for text in overrides]
+    section = _Section(whole, flags, where)
+    base = Layer({k: v for k, v in whole.values.items() if k != "sweep"}, whole.sources)
+    trials = list(_trials(base, section, where))
+    _refuse_params_without_use(trials, flags)
+    text = yaml.safe_dump(_document(base, section), sort_keys=False, allow_unicode=True)
+    axes = {axis.name: [point.label for point in axis.points] for axis in section.axes}
+    sources = {key: place for trial in reversed(trials) for key, place in named_sources(trial).items()}
+    return Sweep(trials[0].experiment.name, Path(where), trials, axes, sources, text)
 
 
 def resolve_stages(trial: Trial) -> dict[str, StageSpec]:
@@ -97,201 +90,192 @@ def resolve_stages(trial: Trial) -> dict[str, StageSpec]:
     Raises:
         ConfigError: a stage's section does not fit, or a weight's arithmetic fails.
     """
-    return {name: _stage(name, stage, trial) for name, stage in trial.experiment.stages.items()}
+    return trial.stages
 
 
-def parse_reference(text: str) -> tuple[str, str, str]:
-    """Split STAGE[@SELECTOR][#PART] into stage, selector (default last) and part (default empty).
+# --------------------------------------------------------------------------- the sweep and the command line
 
-    Raises:
-        ConfigError: the selector is none of last, best, epoch:N, acc:X.
-    """
-    whole, _, part = text.partition("#")
-    stage, _, selector = whole.partition("@")
-    selector = selector or "last"
-    kind, _, value = selector.partition(":")
-    good = selector in ("last", "best") or (kind == "epoch" and value.isdigit()) or (kind == "acc" and _share(value))
-    if not stage or not good:
-        raise ConfigError(f"{text}: say STAGE, STAGE@last, STAGE@best, STAGE@epoch:N or STAGE@acc:0.9")
-    return stage, selector, part
+
+class _Section:
+    """The `sweep` section with the command line's part in it: its axes, exclusions, and what is fixed."""
+
+    def __init__(self, whole: Layer, flags: Sequence[Override], where: str) -> None:
+        section = whole.values.get("sweep")
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{whole.sources.get('sweep', where)}: sweep: is a mapping of axes")
+        self.values: dict[str, Any] = dict(section or {})
+        self.flagged: set[str] = set()
+        self.fixed: dict[str, Any] = {}
+        self._sources, self._where = whole.sources, where
+        for flag in flags:
+            self._take(flag)
+        self.axes = axes_of(self.values, self._place)
+        names = [axis.name for axis in self.axes]
+        for twice in {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"{where}: sweep.{twice}: two axes have this name")
+        self.exclude = exclusions_of(self.values, self.axes, self._place, lenient=bool(self.flagged))
+
+    def in_order(self, combination: Sequence[Point]) -> list[Point]:
+        """Points in the order in which they are applied: patches first, the command line's axes last."""
+        pairs = zip(self.axes, combination, strict=True)
+        return [point for _, point in sorted(pairs, key=lambda pair: self._rank(pair[0]))]
+
+    def is_flags(self, axis: Axis) -> bool:
+        return bool(axis.keys & self.flagged)
+
+    def _rank(self, axis: Axis) -> int:
+        return 0 if not axis.keys else 2 if self.is_flags(axis) else 1
+
+    def _take(self, flag: Override) -> None:
+        """Put one KEY=VALUE where it belongs: into the section, onto one of its axes, or over every trial."""
+        key = flag.key.removeprefix("sweep.")
+        values = [absolute_paths({key: value}, Path.cwd())[key] for value in flag.values]
+        one = values if flag.sweeps else values[0]
+        if key != flag.key:
+            self._set_axis(key, one)
+        elif isinstance(self.values.get(key), dict) and key not in ("random", "zip", "exclude"):
+            self.values[key] = self._picked(flag)
+        elif flag.sweeps or key in self.values:
+            self.values[key] = values
+            self.flagged.add(key)
+        else:
+            self._refuse_what_changes_together(key)
+            self.fixed[key] = one
+
+    def _set_axis(self, key: str, value: Any) -> None:
+        self.flagged.add(key)
+        if value is None:
+            self.values.pop(key, None)
+        else:
+            self.values[key] = value
+
+    def _picked(self, flag: Override) -> dict[str, Any]:
+        """The named patches of an axis that the command line picks."""
+        patches = self.values[flag.key]
+        for name in map(str, flag.values):
+            if name not in patches:
+                raise ConfigError(f"{FLAG}: {flag.text}: {name} is no patch of this axis{hint(name, patches)}")
+        self.flagged.add(flag.key)
+        return {str(name): patches[str(name)] for name in flag.values}
+
+    def _refuse_what_changes_together(self, key: str) -> None:
+        groups = self.values.get("zip") or []
+        zipped = [
+            k for group in (groups if isinstance(groups, list) else [groups]) if isinstance(group, dict) for k in group
+        ]
+        chance = self.values.get("random")
+        drawn = list(chance.get("space") or {}) if isinstance(chance, dict) else []
+        for kind, keys in (("zip", zipped), ("random", drawn)):
+            if key in keys:
+                raise ConfigError(
+                    f"{FLAG}: {key}: sweep.{kind} goes through its values; take that out with sweep.{kind}=null"
+                )
+
+    def _place(self, key: str) -> str:
+        """`file:line` of a key within the section."""
+        first = next((k for k in self.flagged if key == k or key.startswith(f"{k}.")), None)
+        if first is not None and f"sweep.{key}" not in self._sources:
+            return FLAG
+        while key:
+            if f"sweep.{key}" in self._sources:
+                return self._sources[f"sweep.{key}"]
+            key = key.rpartition(".")[0]
+        return self._sources.get("sweep", self._where)
 
 
 # --------------------------------------------------------------------------- trials
 
 
-def _user_layer(user_config: Path | None) -> Layer:
-    if user_config is None:
-        user_config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kdscale.yaml"
-    return read_layer(user_config) if user_config.is_file() else Layer()
-
-
-def _base_of(path: str | Path) -> Path:
-    from kdscale.config.reading import shipped
-
-    text = str(path)
-    return (shipped(text) if text.startswith("kdscale:") else Path(text).expanduser().resolve()).parent
-
-
-def _flags(overrides: Sequence[str]) -> tuple[dict[str, Any], list[Axis]]:
-    """What the command line sets, and what it sweeps. Its relative paths start from the working directory."""
-    fixed: dict[str, Any] = {}
-    axes = []
-    for text in overrides:
-        key, values = parse_override(text)
-        values = [absolute_paths({key: value}, Path.cwd())[key] for value in values]
-        if len(values) == 1:
-            fixed[key] = values[0]
-        elif not values:
-            raise ConfigError(f"{FLAG}: {text}: sweeps over nothing")
-        else:
-            axes += axes_of({key: values}, Path.cwd(), FLAG)[0]
-    return fixed, axes
-
-
-def _set_all(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    return apply(values, Point("", dict(fixed)), FLAG)
-
-
-def _trials(
-    values: dict[str, Any], fixed: Mapping[str, Any], axes: Sequence[Axis], exclude: Sequence[Mapping[str, Any]],
-    sources: Mapping[str, str], where: str,
-) -> list[Trial]:  # fmt: skip
-    trials = []
-    for combination in combinations(axes, exclude):
-        patched: dict[str, Any] = values
-        swept: dict[str, Any] = {}
-        for axis, point in zip(axes, combination, strict=True):
-            patched = apply(patched, point, f"{where}: sweep.{axis.name}.{point.label}")
-            swept |= point.changes or {axis.name: point.label}
-        if combination:
-            patched = _set_all(patched, {k: v for k, v in fixed.items() if k not in swept})
-        _refuse_what_is_not_built(patched, sources, where)
-        experiment = _validated(Experiment, patched, "", sources, where)
-        labels = {axis.name: point.label for axis, point in zip(axes, combination, strict=True)}
-        trial = Trial(labels, experiment, swept)
-        _check(trial, sources, where)
-        trials.append(trial)
-    if not trials:
+def _trials(base: Layer, section: _Section, where: str) -> Iterator[Trial]:
+    flags = Layer(dict(section.fixed), dict.fromkeys(section.fixed, FLAG))
+    shared: dict[tuple[int, ...], Layer] = {(): base}
+    swept_by_all = list(combinations(section.axes, section.exclude))
+    differing = _differing(swept_by_all)
+    for number, combination in enumerate(swept_by_all):
+        labels = {axis.name: point.label for axis, point in zip(section.axes, combination, strict=True)}
+        layer = base
+        try:
+            layer = _applied(section, combination, flags, shared)
+            yield _trial(layer, labels, {k: v for p in combination for k, v in p.changes.items() if k in differing})
+        except KeyedError as error:
+            place, key = located(error, layer, where)
+            which = f" (in trial {' · '.join(labels.values())})" if number or "(sweep." in place else ""
+            raise ConfigError(f"{place}: {key}: {error.what}{which}") from error
+    if not swept_by_all:
         raise ConfigError(f"{where}: sweep.exclude leaves no trial")
-    return trials
 
 
-def _check(trial: Trial, sources: Mapping[str, str], where: str) -> None:
-    """What needs no network to be seen: references, ids, weights."""
-    stages = resolve_stages(trial)
-    for name, spec in stages.items():
-        at = f"{sources.get(f'stages.{name}', where)}: stages.{name}"
-        for role, ref in spec.teachers.items():
-            producer = parse_reference(ref.from_)[0]
-            if producer not in stages:
-                raise ConfigError(f"{at}.teachers.{role}.from: {producer} is no stage (there are: {', '.join(stages)})")
-        terms = [term for terms in spec.passes.values() for term in terms]
-        ids = [term.id for term in terms]
-        for twice in {i for i in ids if ids.count(i) > 1}:
-            raise ConfigError(f"{at}.losses: two terms are called {twice}; give one of them another id")
-        for term in terms:
-            if term.teacher is not None and term.teacher not in spec.teachers:
-                have = ", ".join(spec.teachers) or "none"
-                raise ConfigError(f"{at}.losses.{term.id}.teacher: {term.teacher} is no teacher of it (it has: {have})")
+def _applied(
+    section: _Section, combination: Sequence[Point], flags: Layer, shared: dict[tuple[int, ...], Layer]
+) -> Layer:
+    """The config of one trial; what the trials before have in common with it is not laid again."""
+    points = section.in_order(combination)
+    late = [point for axis, point in zip(section.axes, combination, strict=True) if section.is_flags(axis)]
+    done: tuple[int, ...] = ()
+    for point in [p for p in points if p not in late]:
+        before, done = shared[done], (*done, id(point))
+        if done not in shared:
+            shared[done] = point.applied(before)
+    layer = shared[done].under(flags)
+    for point in late:
+        layer = point.applied(layer)
+    return layer
 
 
-def _refuse_what_is_not_built(values: Mapping[str, Any], sources: Mapping[str, str], where: str) -> None:
-    """Parts of the language that are designed and not built yet: each says so, none is ignored."""
-    for key, value in _keys(values):
-        for pattern, said in _NOT_BUILT:
-            if pattern.fullmatch(key) and value not in (None, "ddp", "auto", "never"):
-                raise ConfigError(f"{_line(key, sources, where)}: {key}: {said}")
+def _differing(combined: Sequence[Sequence[Point]]) -> set[str]:
+    """Keys that points change and that are not the same in all trials."""
+    changes = [{k: v for point in points for k, v in point.changes.items()} for points in combined]
+    keys = {key for one in changes for key in one}
+    return {key for key in keys if any(key not in one or one[key] != changes[0].get(key) for one in changes)}
 
 
-def _keys(values: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key of nested mappings, with its value."""
-    if isinstance(values, dict):
-        for key, value in values.items():
-            path = f"{at}.{key}" if at else str(key)
-            yield path, value
-            yield from _keys(value, path)
+def _trial(layer: Layer, labels: dict[str, str], swept: dict[str, Any]) -> Trial:
+    refuse_what_is_not_built(layer.values)
+    trial = Trial(labels, validated(Experiment, layer.values), swept, layer.sources)
+    check_trial(trial.experiment, trial.stages)
+    return trial
 
 
-def _line(key: str, sources: Mapping[str, str], where: str) -> str:
-    return next((sources[k] for k in (key, key.rpartition(".")[0]) if k in sources), where)
+def _refuse_params_without_use(trials: Sequence[Trial], flags: Sequence[Override]) -> None:
+    """A param that is set on the command line or swept, and that no weight names, is a slip that would go unseen."""
+    wanted = {flag.key for flag in flags} | {key for trial in trials for key in trial.swept}
+    chosen = {key.removeprefix("params.") for key in wanted if key.startswith("params.")}
+    used: set[str] = set()
+    for trial in trials if chosen else ():
+        for stage in trial.experiment.stages.values():
+            for term in [*(stage.losses or []), *(t for terms in (stage.passes or {}).values() for t in terms)]:
+                texts = next(iter(term.weight.values())) if isinstance(term.weight, dict) else [term.weight]
+                used |= {name for text in texts if isinstance(text, str) for name in names_in(text)}
+    for name in sorted(chosen - used):
+        raise ConfigError(f"{FLAG}: params.{name}: no weight of any trial names it{hint(name, used)}")
 
 
-def _validated(model: type[M], values: Any, at: str, sources: Mapping[str, str], where: str) -> M:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise complain(error, model, at, sources, where) from None
+# --------------------------------------------------------------------------- for the record
 
 
-# --------------------------------------------------------------------------- stages
+def named_sources(trial: Trial) -> dict[str, str]:
+    """A trial's places with terms under their ids as people and identities write them."""
+    return {_named(key, trial.experiment): place for key, place in trial.sources.items()}
 
 
-def _stage(name: str, stage: StageConfig, trial: Trial) -> StageSpec:
-    top = trial.experiment
-    at = f"stages.{name}"
-    sections = {key: _section(getattr(top, key), getattr(stage, key), f"{at}.{key}") for key in _MERGED}
-    passes = stage.passes if stage.passes is not None else {"main": stage.losses or []}
-    return StageSpec(
-        name=name,
-        student=_student(stage.student),
-        teachers=stage.teachers,
-        passes={
-            p: [_term(term, top.params, f"{at}.losses.{term.id}") for term in terms] for p, terms in passes.items()
-        },
-        strategy=stage.strategy,
-        options=stage.options,
-        init_from=_init(stage),
-        train_only=stage.train_only,
-        seed=top.seed if stage.seed is None else stage.seed,
-        tracking=top.tracking,
-        plugins=top.plugins,
-        protocol=top.protocol,
-        export=stage.export,
-        expect=stage.expect,
-        variant=variant_of(trial.swept, name),
-        **sections,
-    )
+def _named(key: str, experiment: Experiment) -> str:
+    parts = key.split(".")
+    stage = experiment.stages.get(parts[1]) if len(parts) > 3 and parts[0] == "stages" else None
+    terms = stage.losses if stage and parts[2] == "losses" else None
+    at = 3
+    if stage and parts[2] == "passes" and len(parts) > 4:
+        terms, at = (stage.passes or {}).get(parts[3]), 4
+    if terms and parts[at].isdigit() and int(parts[at]) < len(terms):
+        parts[at] = terms[int(parts[at])].id
+    return ".".join(parts)
 
 
-def _section(top: M, own: Mapping[str, Any], at: str) -> M:
-    """The top level's section with the stage's own keys over it."""
-    if not own:
-        return top
-    whole = merged(top.model_dump(exclude_unset=True), own)
-    return _validated(type(top), whole, at, {}, at)
-
-
-def _init(stage: StageConfig) -> InitFrom | None:
-    if stage.init_from is None:
-        return None
-    if isinstance(stage.init_from, str):
-        return InitFrom.model_validate({"from": stage.init_from, "skip": stage.init_skip})
-    return stage.init_from
-
-
-def _student(student: StudentConfig) -> StudentConfig:
-    """Class names and maps that lie in a file are taken in: the file is not part of the identity, its lines are."""
-    changes: dict[str, Any] = {}
-    if isinstance(student.class_names, Path):
-        changes["class_names"] = [line.strip() for line in student.class_names.read_text().splitlines() if line.strip()]
-    if isinstance(student.class_map, Path):
-        changes["class_map"] = [int(line) for line in student.class_map.read_text().split()]
-    return student.model_copy(update=changes) if changes else student
-
-
-def _term(term: TermConfig, params: Mapping[str, float], at: str) -> TermConfig:
-    try:
-        weight = evaluated(term.weight, params)
-    except ConfigError as error:
-        raise ConfigError(f"{at}.weight: {error}") from error
-    numbers = list(itertools.chain.from_iterable(weight.values())) if isinstance(weight, dict) else [weight]
-    if any(isinstance(n, (int, float)) and n < 0 for n in numbers):
-        raise ConfigError(f"{at}.weight: {term.weight} is {weight} here: a weight is never below 0")
-    return term if weight == term.weight else term.model_copy(update={"weight": weight})
-
-
-def _share(text: str) -> bool:
-    try:
-        return 0 < float(text) <= 1
-    except ValueError:
-        return False
+def _document(base: Layer, section: _Section) -> dict[str, Any]:
+    """The config with its bases and the command line merged in; a key that only some trials have stays dotted."""
+    values, left = base, {}
+    for key, value in section.fixed.items():
+        try:
+            values = values.under(Layer({key: value}))
+        except ConfigError:
+            left[key] = value
+    return values.values | ({"sweep": section.values} if section.values else {}) | left

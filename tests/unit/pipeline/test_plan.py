@@ -173,13 +173,13 @@ def test_every_stage_keeps_what_somebody_takes(plan: Planning) -> None:
 def test_without_validation_rows_there_is_no_best(plan: Planning) -> None:
     assert only(plan(data__val_fraction=0), "ta").definition["keep"] == ["last"]
     with pytest.raises(
-        ConfigError, match=r"stages\.student: takes ta@best, but ta has no validation rows .* use @last"
+        ConfigError, match=r"stages\.student\.teachers\.t\.from: ta@best: ta has no validation .* use @last"
     ):
         plan(data__val_fraction=0, stages__student__teachers={"t": {"from": "ta@best"}})
 
 
 def test_an_epoch_that_is_never_reached(plan: Planning) -> None:
-    with pytest.raises(ConfigError, match=r"stages\.student: ta@epoch:4, but it trains 3 epochs"):
+    with pytest.raises(ConfigError, match=r"stages\.student\.teachers\.t\.from: ta@epoch:4: ta trains for 3 epochs"):
         plan(stages__student__teachers={"t": {"from": "ta@epoch:4"}})
 
 

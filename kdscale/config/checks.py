@@ -1,0 +1,162 @@
+"""What can be seen to be wrong with a trial's stages without building a network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from kdscale import plugins
+from kdscale.config.complaints import KeyedError, hint
+from kdscale.config.schema import Experiment, StageSpec, StudentConfig, TermConfig
+from kdscale.config.stages import parse_reference, term_key
+from kdscale.errors import ConfigError
+
+__all__ = ["check_trial"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RESERVED = {"data": "the conversion of the data set has this name", "latest": "it means the newest sweep"}
+
+_ONE_OF = {
+    "losses": "loss",
+    "modifiers": "modifier",
+    "strategies": "strategy",
+    "models": "model",
+    "datasets": "data set",
+}
+
+
+def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None:
+    """Check names, references, terms and plug-ins of a trial.
+
+    Raises:
+        KeyedError: with the key path of the first thing that cannot work.
+    """
+    _check_name("name", experiment.name, also=".")
+    for name, spec in stages.items():
+        _check_name(f"stages.{name}", name)
+        if name in _RESERVED:
+            raise KeyedError(f"stages.{name}", f"{_RESERVED[name]}; call the stage something else")
+        _check_plugins(name, spec)
+        _check_terms(name, spec)
+        for key, text in _references(name, spec):
+            _check_reference(key, text, stages)
+    _check_order(stages)
+
+
+# --------------------------------------------------------------------------- references
+
+
+def _references(name: str, spec: StageSpec) -> Iterator[tuple[str, str]]:
+    for role, ref in spec.teachers.items():
+        yield f"stages.{name}.teachers.{role}.from", ref.from_
+    if spec.init_from is not None:
+        yield f"stages.{name}.init_from", spec.init_from.from_
+
+
+def _check_reference(key: str, text: str, stages: Mapping[str, StageSpec]) -> None:
+    try:
+        producer, selector, _ = parse_reference(text)
+    except ConfigError as error:
+        raise KeyedError(key, str(error)) from error
+    if producer not in stages:
+        raise KeyedError(key, f"{producer} is no stage{hint(producer, stages)}")
+    spec = stages[producer]
+    kind, _, value = selector.partition(":")
+    if kind in ("best", "acc") and not (spec.data.val_fraction > 0 and spec.train.epochs > 0):
+        why = "data.val_fraction is 0" if spec.train.epochs else "it trains for no epoch"
+        raise KeyedError(key, f"{text}: {producer} has no validation accuracy to be judged by ({why}); use @last")
+    if kind == "epoch" and int(value) > spec.train.epochs:
+        raise KeyedError(key, f"{text}: {producer} trains for {spec.train.epochs} epochs")
+
+
+def _check_order(stages: Mapping[str, StageSpec]) -> None:
+    edges = {name: [parse_reference(text)[0] for _, text in _references(name, spec)] for name, spec in stages.items()}
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        circle = [str(name) for name in error.args[1]]
+        raise KeyedError(f"stages.{circle[0]}", f"stages form a cycle: {' -> '.join(circle)}") from error
+
+
+# --------------------------------------------------------------------------- terms
+
+
+def _check_terms(name: str, spec: StageSpec) -> None:
+    at = f"stages.{name}"
+    seen: set[str] = set()
+    for teacher in spec.teachers:
+        _check_name(f"{at}.teachers.{teacher}", teacher)
+    for pass_, terms in spec.passes.items():
+        for term in terms:
+            key = term_key(spec, name, pass_, term.id)
+            _check_name(f"{key}.id", term.id)
+            if term.id in seen:
+                raise KeyedError(key, f"two terms are called {term.id}; give one of them another id")
+            seen.add(term.id)
+            _check_teacher(key, term, spec)
+            _check_options(key, "losses", term.name, term.options)
+            for modifier in term.modifiers:
+                _check_exists(f"{key}.modifiers.{modifier.name}", "modifiers", modifier.name)
+                _check_options(f"{key}.modifiers.{modifier.name}", "modifiers", modifier.name, modifier.options)
+    if not seen and spec.train.epochs and spec.strategy == "distill":
+        raise KeyedError(f"{at}.losses", "a stage that trains needs a term, such as [{name: ce}]")
+
+
+def _check_teacher(key: str, term: TermConfig, spec: StageSpec) -> None:
+    if term.teacher is not None and term.teacher not in spec.teachers:
+        raise KeyedError(
+            f"{key}.teacher", f"{term.teacher} is no teacher of this stage{hint(term.teacher, spec.teachers)}"
+        )
+    _check_exists(f"{key}.name", "losses", term.name)
+    if term.teacher is None and plugins.needs_teacher(term.name) and len(spec.teachers) != 1:
+        have = f"this stage has {', '.join(spec.teachers)}" if spec.teachers else "this stage has none"
+        raise KeyedError(key, f"{term.name} needs a teacher: set teacher: NAME ({have})")
+
+
+# --------------------------------------------------------------------------- plug-ins
+
+
+def _check_plugins(name: str, spec: StageSpec) -> None:
+    at = f"stages.{name}"
+    _check_exists(f"{at}.strategy", "strategies", spec.strategy)
+    _check_exists(f"{at}.data.name", "datasets", spec.data.name)
+    _check_options(f"{at}.data.options", "datasets", spec.data.name, spec.data.options)
+    _check_model(f"{at}.student", spec.student, spec)
+
+
+def _check_model(key: str, student: StudentConfig, spec: StageSpec) -> None:
+    place, colon, _ = student.model.partition(":")
+    if colon:
+        package = place.partition(".")[0]
+        if place not in ("torchvision", "timm") and package not in spec.plugins.allow:
+            raise KeyedError(
+                f"{key}.model",
+                f"{student.model}: {package} may not be imported; add it to plugins: {{allow: [{package}]}}",
+            )
+        return
+    _check_exists(f"{key}.model", "models", student.model)
+    _check_options(key, "models", student.model, student.arguments)
+    if student.weights is not None and not student.weights.is_file():
+        raise KeyedError(f"{key}.weights", f"no such file: {student.weights}")
+
+
+def _check_exists(key: str, kind: str, name: str) -> None:
+    if name not in plugins.available(kind):
+        raise KeyedError(key, f"there is no {_ONE_OF[kind]} {name}{hint(name, plugins.available(kind))}")
+
+
+def _check_options(key: str, kind: str, name: str, given: Mapping[str, Any]) -> None:
+    """Option names of kdscale's own plug-ins, without importing them; values are checked when they are built."""
+    known = plugins.options(kind, name)
+    if known is None:
+        return
+    for option in given:
+        if option not in known:
+            raise KeyedError(f"{key}.{option}", f"unknown key{hint(option, known)} ({name})")
+
+
+def _check_name(key: str, name: str, *, also: str = "") -> None:
+    if not _NAME.fullmatch(name.translate({ord(sign): "_" for sign in also})):
+        raise KeyedError(key, f"{name!r} is part of folder names and key paths: use letters, digits, _ and -")

@@ -1,0 +1,47 @@
+"""What is designed and not built yet: each says so, and none is ignored. What gets built loses its line here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdscale.config.complaints import KeyedError
+
+__all__ = ["refuse_what_is_not_built"]
+
+_STAGE = r"stages\.[^.]+"
+_NOT_BUILT: list[tuple[str, tuple[Any, ...], str]] = [
+    # key pattern, values that are built, what to say
+    (rf"{_STAGE}\.teachers\.[^.]+\.cache", (None,), "the teacher cache is not built yet; leave it out"),
+    (rf"({_STAGE}\.)?engine\.name", ("ddp",), "deepspeed is not built yet; use ddp"),
+    (rf"({_STAGE}\.)?engine\.zero_stage", (0,), "ZeRO needs deepspeed, which is not built yet; leave it out"),
+    (r"(stages\.)?(chain|dense|grow|rounds)", (), "macros are not built yet; write the stages out"),
+    (rf"{_STAGE}\.export", (None,), "exports are not built yet; leave it out"),
+]
+_PATTERNS = [(re.compile(pattern), built, said) for pattern, built, said in _NOT_BUILT]
+_PART_SAID = "parts of a stage (STAGE#PART) are not built yet; take the whole stage"
+
+
+def refuse_what_is_not_built(values: Mapping[str, Any]) -> None:
+    """Look through a config. Raises: KeyedError for the first part of the language that is not built."""
+    for key, value in _keys(values):
+        for pattern, built, said in _PATTERNS:
+            if pattern.fullmatch(key) and value not in built and not _is_stage(key, value):
+                raise KeyedError(key, said)
+        if re.fullmatch(rf"{_STAGE}\.(teachers\.[^.]+\.from|init_from(\.from)?)", key) and "#" in str(value):
+            raise KeyedError(key, _PART_SAID)
+
+
+def _is_stage(key: str, value: Any) -> bool:
+    """A stage may be called like a macro: it has a student, a macro has none."""
+    return key.startswith("stages.") and key.count(".") == 1 and isinstance(value, dict) and "student" in value
+
+
+def _keys(values: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of nested mappings, with its value."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            path = f"{at}.{key}" if at else str(key)
+            yield path, value
+            yield from _keys(value, path)
