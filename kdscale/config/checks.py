@@ -89,9 +89,9 @@ def _check_terms(name: str, spec: StageSpec) -> None:
     for teacher in spec.teachers:
         _check_name(f"{at}.teachers.{teacher}", teacher)
     for pass_, terms in spec.passes.items():
-        for term in terms:
+        for number, term in enumerate(terms):
+            _check_name(f"{term_key(spec, name, pass_, str(number))}.id", term.id)
             key = term_key(spec, name, pass_, term.id)
-            _check_name(f"{key}.id", term.id)
             if term.id in seen:
                 raise KeyedError(key, f"two terms are called {term.id}; give one of them another id")
             seen.add(term.id)

@@ -41,9 +41,10 @@ def validated(model: type[M], values: Any, at: str = "") -> M:
 def located(error: KeyedError, layer: Layer, where: str) -> tuple[str, str]:
     """Where an error's key was set, and the key as it is written there: a stage may have it from the top level."""
     top = _INHERITED.sub("", error.key)
-    if top != error.key and ".".join(_numbered(error.key, layer.values)) not in layer.sources and top in layer.sources:
-        return layer.sources[top], top
-    return _place_of(error.key, layer, where), error.key
+    first = error.key[: len(error.key) - len(top)] + ".".join(top.split(".")[:2])
+    own = any(key == first or key.startswith(f"{first}.") for key in layer.sources)
+    key = error.key if own or _place_of(top, layer, "") == "" else top
+    return _place_of(key, layer, where), key
 
 
 def _place_of(key: str, layer: Layer, where: str) -> str:
