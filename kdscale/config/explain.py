@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["Difference", "differences", "nearest"]
+from pydantic import BaseModel
+
+from kdscale.config.schema import StageSpec
+
+__all__ = ["Difference", "default_of", "differences", "nearest"]
 
 Difference = tuple[str, Any, Any]
 """Dotted key, value there, value here; None where a key is at its default."""
@@ -34,6 +38,19 @@ def nearest(
     """The candidate with the fewest differing keys, and those keys; None without candidates."""
     judged = [(key, differences(old, new)) for key, old in candidates]
     return min(judged, key=lambda one: len(one[1])) if judged else None
+
+
+def default_of(key: str) -> Any:
+    """The default of a key of a stage, which an identity leaves out; None where the schema has none."""
+    at: Any = StageSpec
+    *path, last = key.split(".")
+    for part in path:
+        field = at.model_fields.get(part)
+        at = field.annotation if field else None
+        if not (isinstance(at, type) and issubclass(at, BaseModel)):
+            return None
+    field = at.model_fields.get(last)
+    return None if field is None or field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _by_name(items: list[Any]) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from kdscale.config.digest import identity
-from kdscale.config.explain import Difference, nearest
+from kdscale.config.explain import Difference, default_of, nearest
 from kdscale.config.load import Sweep
 from kdscale.config.schema import StageSpec
 from kdscale.pipeline.artifacts import Root, StageFolder
@@ -63,12 +65,15 @@ def _because(
 def _change(one: Difference, stage: PlannedStage, sweep: Sweep) -> str:
     key, was, now = one
     place = sweep.sources.get(f"stages.{stage.name}.{key}") or sweep.sources.get(key)
-    said = f"{key} {_short(was)} -> {_short(now)}"
+    said = f"{key} {_short(key, was)} -> {_short(key, now)}"
     return f"{said} ({place})" if place else said
 
 
-def _short(value: Any) -> str:
-    return "default" if value is None else str(value)
+def _short(key: str, value: Any) -> str:
+    if value is not None:
+        return str(value)
+    default = default_of(key)
+    return "default" if default is None or isinstance(default, (dict, BaseModel)) else f"{default} (default)"
 
 
 def _finished(root: Root) -> dict[str, list[tuple[StageFolder, dict[str, Any]]]]:
@@ -79,8 +84,9 @@ def _finished(root: Root) -> dict[str, list[tuple[StageFolder, dict[str, Any]]]]
             continue
         definition = folder.definition()
         if definition["kind"] == "train":
-            spec = StageSpec.model_validate(definition["spec"])
-            found.setdefault(folder.name, []).append((folder, identity(spec)))
+            with suppress(ValidationError):  # of another version of kdscale: nothing to compare with
+                spec = StageSpec.model_validate(definition["spec"])
+                found.setdefault(folder.name, []).append((folder, identity(spec)))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kdscale.config.explain import differences, nearest
+from kdscale.config.explain import default_of, differences, nearest
 from kdscale.config.show import json_schema, show_config
 from tests.unit.config.conftest import Loading
 
@@ -115,3 +115,15 @@ def test_the_nearest_differs_in_the_fewest_keys(order: int) -> None:
     candidates = [("far", {"a": 1, "b": 2}), ("near", {"a": 0, "b": 2})][::order]
     assert nearest(candidates, {"a": 0, "b": 3}) == ("near", [("b", 2, 3)])
     assert nearest([], {"a": 0}) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "default"),
+    [
+        ("train.weight_decay", 5e-4), ("data.augment.crop", 0), ("seed", 0), ("strategy", "distill"),
+        ("student.model", None),
+        ("losses.kd.temperature", None), ("train.no", None), ("train.lr.x", None),
+    ],
+)  # fmt: skip
+def test_defaults_that_identities_leave_out(key: str, default: Any) -> None:
+    assert default_of(key) == default
