@@ -6,6 +6,7 @@ half a file. Renames are atomic on POSIX file systems, NFS and Lustre included.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["aside", "read_json", "sync_folder", "write_bytes", "write_json", "write_text"]
+__all__ = ["aside", "is_disk_full", "read_json", "sync_folder", "write_bytes", "write_json", "write_text"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -66,6 +69,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is a full disk or quota; safetensors hides that in its text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if any(f"(os error {number})" in str(error) for number in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def sync_folder(folder: Path) -> None:

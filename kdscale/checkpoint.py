@@ -22,12 +22,11 @@ import xxhash
 from kdscale import atomic, ranks
 from kdscale.errors import CheckpointError, CheckpointMismatch
 
-__all__ = ["DISK_FULL", "Writer", "file_hash", "load", "newest", "save"]
+__all__ = ["Writer", "file_hash", "load", "newest", "save"]
 
 Writer = Callable[[Path], None]
 log = logging.getLogger(__name__)
 
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _MANIFEST = "manifest.json"
 
 
@@ -47,7 +46,7 @@ def save(folder: Path, loop: dict[str, Any], write: Writer, *, keep: int, is_min
     """
     target = folder / f"step_{loop['step']:08d}"
     problem = _attempt(target, loop, write, is_mine)
-    if problem is not None and problem.errno in DISK_FULL:
+    if problem is not None and atomic.is_disk_full(problem):
         log.warning("no space for %s: giving up older checkpoints of this stage", target)
         if ranks.rank() == 0:
             _retire(folder, keep=1)
@@ -156,8 +155,8 @@ def _try(act: Callable[[], None]) -> Exception | None:
 
 
 def _disk_error(error: Exception) -> Exception:
-    """The OSError behind a library's own exception: safetensors hides a full disk in its text."""
-    if not isinstance(error, OSError) and ("os error 28" in str(error) or "No space left" in str(error)):
+    """The OSError behind a library's own exception."""
+    if atomic.is_disk_full(error) and not isinstance(error, OSError):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return error
 

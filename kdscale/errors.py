@@ -14,6 +14,7 @@ KDScaleError                     everything that kdscale raises on purpose
 │   └── CheckpointMismatch       it belongs to another stage or another network
 ├── NonFiniteLoss                a term became nan or inf
 ├── StageError                   a stage cannot run, or what it depends on has failed
+│   └── StageHeld                another live process is at it
 └── SubmissionError              the cluster refused a job
 
 A message says what happened, where (file and key path, or stage and step), and what would mend it.
@@ -35,6 +36,7 @@ __all__ = [
     "PluginError",
     "ShapeError",
     "StageError",
+    "StageHeld",
     "SubmissionError",
     "TapError",
 ]
@@ -98,6 +100,10 @@ class NonFiniteLoss(KDScaleError):
 
 class StageError(KDScaleError):
     """A stage cannot run, or something it depends on has failed."""
+
+
+class StageHeld(StageError):
+    """Another live process holds the stage: no failure, only a reason to wait for it."""
 
 
 class SubmissionError(KDScaleError):

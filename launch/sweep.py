@@ -15,7 +15,7 @@ examples:
   python launch/sweep.py mine.yaml stages.student.losses.kd.temperature=2,4 --explain
 
 KEY=VALUE sets a key, KEY=A,B sweeps it, KEY=range(N) too; KEY=[A,B] is a list.
-exit codes: 0 done, 1 a stage failed or was stopped, 2 usage or configuration.
+exit codes: 0 done, 1 a stage failed or was stopped, 2 usage or configuration, 130 stopped with nothing running.
 """
 
 
@@ -57,9 +57,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     options = parse(arguments)
-    from kdscale.jobs.command import run_command
+    try:
+        from kdscale.jobs.command import run_command
 
-    return run_command(options, arguments)
+        return run_command(options, arguments)
+    except KeyboardInterrupt:  # while nothing runs: before the first stage, or after the last
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from kdscale import atomic
-from kdscale.errors import ConfigError, KDScaleError
+from kdscale.errors import ConfigError, KDScaleError, StageError
+from kdscale.jobs.causes import FREE_SPACE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,10 +36,14 @@ def run_command(options: argparse.Namespace, arguments: list[str]) -> int:
     """Run what the command line asks for; returns the exit code."""
     try:
         return _run(options, "python launch/sweep.py " + shlex.join(arguments))
+    except OSError as error:
+        if not atomic.is_disk_full(error):
+            raise
+        return _refuse(StageError(f"{error}; {FREE_SPACE}"), FAILED)
     except ConfigError as error:
         return _refuse(error, USAGE)
     except KDScaleError as error:
-        return _refuse(error, FAILED if error.__class__.__name__ == "StageError" else USAGE)
+        return _refuse(error, FAILED if isinstance(error, StageError) else USAGE)
 
 
 def _refuse(error: KDScaleError, code: int) -> int:

@@ -6,8 +6,12 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-from kdscale.errors import KDScaleError
+import torch
+
+from kdscale import atomic
+from kdscale.errors import KDScaleError, StageHeld
 from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.machine import threads_of
 from kdscale.pipeline.planned import Plan, PlannedStage
 from kdscale.train.convert import run_conversion
 from kdscale.train.stage import run_stage
@@ -29,6 +33,7 @@ def run_inline(root: Root, plan: Plan, say: Callable[[str], None]) -> dict[str, 
         stop.ask("asked to stop by its user")
 
     old = signal.signal(signal.SIGINT, asked)
+    torch.set_num_threads(threads_of(1))  # as a worker of one process has: the same sums, the same bits
     try:
         for stage in plan.todo:
             if any(states.get(parent) != "done" for parent, _ in stage.parents.values()):
@@ -54,9 +59,11 @@ def run_one(root: Root, stage: PlannedStage, stop: Stop) -> str:
             outcome = "done"
         else:
             outcome = run_stage(root.path, stage.digest, stop)
+    except StageHeld:
+        raise
     except KDScaleError as error:
-        outcome = "failed"
-        folder.write_state(state="failed", reason=str(error))
+        outcome = "paused" if atomic.is_disk_full(error) else "failed"
+        folder.write_state(state=outcome, reason=str(error))
     return outcome
 
 

@@ -11,13 +11,16 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from kdscale import atomic
-from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, error_file
+from kdscale.errors import StageHeld
+from kdscale.jobs.causes import FREE_SPACE, HELD, first_cause, forget_causes, wording
+from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, NO_SPACE
 from kdscale.jobs.warm import WarmParent
 from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.pipeline.machine import threads_of
 from kdscale.pipeline.planned import Plan, PlannedStage
 
 __all__ = ["LocalRun", "prepare_folders"]
@@ -25,7 +28,8 @@ __all__ = ["LocalRun", "prepare_folders"]
 POLL_S = 0.1
 GRACE_S = 60.0
 ATTEMPTS_WITHOUT_PROGRESS = 3
-FINAL = frozenset({"done", "failed", "blocked", "cancelled", "paused"})
+FINAL = frozenset({"done", "failed", "cancelled", "paused"})
+"""States in which another launcher's stage is not gone on with here."""
 
 
 def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
@@ -42,7 +46,13 @@ def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
         if folder.claimant() is None:
             folder.clear_cancel()
             if state in ("blocked", "waiting", "paused", "cancelled") or (state == "failed" and retry_failed):
-                folder.write_state(state="waiting", reason="")
+                _note(folder, "waiting", "")
+
+
+def _note(folder: StageFolder, state: str, reason: str) -> None:
+    """Write a state, unless another launcher's workers have the stage by now: then it is theirs to write."""
+    with suppress(StageHeld):
+        folder.write_state(state=state, reason=reason)
 
 
 @dataclass
@@ -78,6 +88,8 @@ class LocalRun:
         self._running: dict[str, _Running] = {}
         self._waiting = {stage.digest: stage for stage in plan.todo}
         self._futile: dict[str, int] = {}
+        self._others: set[str] = set()
+        """Stages that another launcher's workers were seen at."""
         self._stop_signals = 0
         self.states: dict[str, str] = {digest: "done" for digest, s in plan.stages.items() if s.reuse.done}
 
@@ -123,17 +135,19 @@ class LocalRun:
         for digest, stage in list(self._waiting.items()):
             parents = [self.states.get(parent) for parent, _ in stage.parents.values()]
             if self._folder(stage).cancel_request() is not None and not self._held(stage):
-                self._folder(stage).write_state(state="cancelled", reason="cancelled by its user")
+                _note(self._folder(stage), "cancelled", "cancelled by its user")
                 self._conclude(digest, "cancelled")
             elif any(state in ("failed", "blocked", "cancelled") for state in parents):
                 self._block(stage)
+            elif any(state in ("paused", "waiting") for state in parents):
+                self._conclude(digest, "waiting")  # the same command goes on, once what paused its parent is mended
             elif all(state == "done" for state in parents) and self._room_for(stage) and not self._held(stage):
                 del self._waiting[digest]
                 self._start(stage)
 
     def _block(self, stage: PlannedStage) -> None:
         bad = [self._plan.stages[p].name for p, _ in stage.parents.values() if self.states.get(p) != "done"]
-        self._folder(stage).write_state(state="blocked", reason=f"{', '.join(bad)} did not finish")
+        _note(self._folder(stage), "blocked", f"{', '.join(bad)} did not finish")
         self._conclude(stage.digest, "blocked")
 
     def _room_for(self, stage: PlannedStage) -> bool:
@@ -144,23 +158,28 @@ class LocalRun:
 
     def _held(self, stage: PlannedStage) -> bool:
         """Whether another launcher's workers are at it."""
-        return self._folder(stage).claimant() is not None
+        if self._folder(stage).claimant() is None:
+            return False
+        self._others.add(stage.digest)
+        return True
 
     def _adopt_what_others_made(self) -> None:
         for digest, stage in list(self._waiting.items()):
-            if self._folder(stage).state().get("state") == "done":
-                self._conclude(digest, "done")
+            state = str(self._folder(stage).state()["state"])
+            if state == "done" or (digest in self._others and state in FINAL and not self._held(stage)):
+                self._conclude(digest, state)
 
     def _start(self, stage: PlannedStage) -> None:
         folder = self._folder(stage)
         attempt = len(folder.state().get("attempts", [])) + 1
         world, port = _processes(stage), _free_port()
+        forget_causes(folder.path, attempt, world)
         pids = []
         for rank in range(world):
             environment = {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
-                "OMP_NUM_THREADS": str(max(1, self._cores // world)) if world == 1 else "1",
+                "OMP_NUM_THREADS": str(threads_of(world)),
                 "KDSCALE_ATTEMPT": str(attempt), "KDSCALE_REUSE": os.pathsep.join(map(str, self._root.reuse)),
             }  # fmt: skip
             log = folder.logs / f"attempt{attempt}-rank{rank}.log"
@@ -198,8 +217,11 @@ class LocalRun:
             self._conclude(stage.digest, "done")
             return
         verdict, reason = self._verdict(running)
-        self._note_end(running, verdict)
-        folder.write_state(state=verdict, reason=reason)
+        if reason == HELD:
+            self._others.add(stage.digest)
+            self._waiting[stage.digest] = stage
+            return
+        self._record(running, verdict, reason)
         if verdict == "interrupted" and not self.stopped:
             self._waiting[stage.digest] = stage  # goes on from its checkpoint
             self._say(f"{stage.name}: {reason}; going on from step {state.get('step', 0)}")
@@ -212,10 +234,13 @@ class LocalRun:
         codes = list(running.ended.values())
         if CANCELLED in codes or running.folder.cancel_request():
             return "cancelled", "cancelled by its user"
-        cause = _first_cause(running)
+        cause = first_cause(running.folder.path, running.attempt, len(running.pids))
         if cause is not None:
-            kind = "" if cause["own"] else f"{cause['kind']}: "
-            return ("paused" if cause["disk_full"] else "failed"), f"{kind}{cause['message']}"
+            if cause["kind"] == HELD:
+                return "waiting", HELD
+            return ("paused" if cause["disk_full"] else "failed"), wording(cause)
+        if NO_SPACE in codes:  # not even the cause could be written
+            return "paused", f"no space left on device; {FREE_SPACE}"
         if self.stopped or INTERRUPTED in codes:
             return "interrupted", running.folder.state().get("reason") or "stopped by its user"
         return self._after_loss(running, codes)
@@ -230,6 +255,15 @@ class LocalRun:
         if self._futile[digest] >= ATTEMPTS_WITHOUT_PROGRESS:
             return "paused", f"workers died {ATTEMPTS_WITHOUT_PROGRESS} times ({how}) without getting further"
         return "interrupted", f"a worker died ({how})"
+
+    def _record(self, running: _Running, verdict: str, reason: str) -> None:
+        try:
+            self._note_end(running, verdict)
+            _note(running.folder, verdict, reason)
+        except OSError as error:  # what it says, it says again when the same command finds the stage as it was
+            if not atomic.is_disk_full(error):
+                raise
+            self._say(f"{running.stage.name}: its state cannot be written: {error}")
 
     def _note_end(self, running: _Running, outcome: str) -> None:
         """Close the attempt; a worker that died before it had the claim has left none."""
@@ -257,26 +291,6 @@ class LocalRun:
 
 def _processes(stage: PlannedStage) -> int:
     return 1 if stage.kind == "convert" else int(stage.definition["spec"]["engine"]["processes"])
-
-
-def _first_cause(running: _Running) -> dict[str, Any] | None:
-    """The cause that a rank wrote down; a rank that merely lost its peers is not the cause."""
-    causes = []
-    for rank in range(len(running.pids)):
-        document = atomic.read_json(error_file(running.folder.path, running.attempt, rank))
-        if document is not None:
-            causes.append(document)
-    own = [cause for cause in causes if not _is_echo(cause)]
-    return next(iter(own), None)
-
-
-def _is_echo(cause: dict[str, Any]) -> bool:
-    """Whether a rank only noticed that another one is gone."""
-    text = cause["message"].lower()
-    return cause["kind"] in ("RuntimeError", "DistBackendError", "DistNetworkError") and any(
-        word in text
-        for word in ("connection closed", "connection reset", "gloo", "nccl", "connectfullmesh", "timed out")
-    )
 
 
 def _free_port() -> int:

@@ -3,13 +3,12 @@
     python -m kdscale.jobs.stage_job ROOT DIGEST        with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set
 
 Everything it needs is found on disk from these two strings, so starting it again is always right.
-Exit codes: 0 done, 75 interrupted (it saved itself and will go on), 1 failed, 143 cancelled.
+Exit codes: 0 done, 75 interrupted (it saved itself and will go on), 1 failed, 74 the disk is full, 143 cancelled.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import faulthandler
 import json
 import logging
@@ -23,9 +22,9 @@ from typing import Any, NoReturn
 
 from kdscale import atomic
 
-__all__ = ["CANCELLED", "DONE", "FAILED", "INTERRUPTED", "die_with_parent", "error_file", "main"]
+__all__ = ["CANCELLED", "DONE", "FAILED", "INTERRUPTED", "NO_SPACE", "die_with_parent", "error_file", "main"]
 
-DONE, FAILED, INTERRUPTED, CANCELLED = 0, 1, 75, 143
+DONE, FAILED, NO_SPACE, INTERRUPTED, CANCELLED = 0, 1, 74, 75, 143
 _PR_SET_PDEATHSIG = 1
 log = logging.getLogger("kdscale")
 
@@ -39,6 +38,7 @@ def main(root: Path, digest: str) -> NoReturn:
     try:
         code = _run(root, digest)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it must be written down before the process is gone
+        code = NO_SPACE if atomic.is_disk_full(error) else FAILED
         _record(root, digest, error)
         traceback.print_exc()
     finally:
@@ -101,21 +101,13 @@ def _record(root: Path, digest: str, error: BaseException) -> None:
         "rank": rank,
         "kind": type(error).__name__,
         "message": str(error) or type(error).__name__,
-        "disk_full": _disk_full(error),
+        "disk_full": atomic.is_disk_full(error),
         "own": type(error).__module__.startswith("kdscale."),
     }
     try:
         atomic.write_json(error_file(folder.path, attempt, rank), document)
     except OSError:
         print(json.dumps(document), file=sys.stderr)  # noqa: T201 - the disk may be the very problem
-
-
-def _disk_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def die_with_parent() -> None:

@@ -69,6 +69,8 @@ class WarmParent:
         """End the warm parent, and with it any worker that still runs."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+        if not self._started:
+            self._process.kill()  # it still imports, for nothing
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

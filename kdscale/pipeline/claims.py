@@ -5,8 +5,7 @@ machine by boot, process id and start time (a zombie is dead, a reused process i
 its heartbeat. It is created by a hard link, which only one process can make, and taken from a dead holder under a
 lock that a killed process leaves behind unlocked.
 
-Nothing here stops a process that lost its claim (a machine that was suspended, a node cut off): it finds out at
-its next commit, by `Claim.check`.
+Nothing here stops a process that lost its claim (suspended, cut off): it finds out at its next commit, by `check`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale import atomic
-from kdscale.errors import StageError
+from kdscale.errors import StageError, StageHeld
 
 __all__ = ["BEAT_S", "SILENT_S", "STALE_S", "Claim", "alive", "describe", "holder_of", "locked", "start_time", "this"]
 
@@ -73,18 +72,18 @@ class Claim:
             about: Entries that tell this claim from the same process's others, e.g. `attempt=2`.
 
         Raises:
-            StageError: a live process holds it.
+            StageHeld: a live process holds it.
         """
         now = time.time()
         claim = cls(path, {"schema": 1, **this(), **about, "since": now, "heartbeat": now})
         claim.previous = _holder(path)
         if claim.previous is not None:
             if alive(claim.previous):
-                raise StageError(f"{path.parent.name} is held by {describe(claim.previous)}")
+                raise StageHeld(f"{path.parent.name} is held by {describe(claim.previous)}")
             log.warning("%s: taking over from %s, which is dead", path.parent.name, describe(claim.previous))
             path.unlink()
         if not _link(path, claim.holder):
-            raise StageError(f"{path.parent.name}: another process took it at the same moment")
+            raise StageHeld(f"{path.parent.name}: another process took it at the same moment")
         return claim
 
     def begin(self, silent_s: float | None = None) -> Claim:
@@ -119,7 +118,10 @@ class Claim:
             self._thread.join(LOCK_S)
         with locked(self._lock):
             if self.is_mine():
-                self.closing()
+                try:
+                    self.closing()
+                except OSError as error:  # a full disk must not hide why the stage ends
+                    log.warning("%s: its end is not noted: %s", self.path.parent.name, error)
                 self.path.unlink(missing_ok=True)
 
     def _beat(self) -> None:

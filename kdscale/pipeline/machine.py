@@ -7,7 +7,7 @@ import os
 from kdscale.config.schema import StageSpec, TrainConfig
 from kdscale.errors import ConfigError
 
-__all__ = ["best_precision", "fitting_processes", "processes_of"]
+__all__ = ["best_precision", "fitting_processes", "processes_of", "threads_of"]
 
 
 def best_precision() -> str:
@@ -25,6 +25,11 @@ def fitting_processes(batch_size: int, train: TrainConfig) -> int:
 
     most = torch.cuda.device_count() if torch.cuda.is_available() else len(os.sched_getaffinity(0))
     return max(n for n in range(1, max(1, most) + 1) if batch_size % (n * train.accumulation) == 0 or n == 1)
+
+
+def threads_of(processes: int) -> int:
+    """Threads of each of a stage's processes on this machine: a core each, all of them for one alone."""
+    return len(os.sched_getaffinity(0)) if processes == 1 else 1
 
 
 def processes_of(spec: StageSpec) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from kdscale import atomic
-from kdscale.errors import ConfigError, StageError
+from kdscale.errors import ConfigError, StageError, StageHeld
 from kdscale.pipeline.claims import Claim, describe, holder_of, lock_of, locked
 
 __all__ = ["AT_REST", "UNDER_WAY", "StageFolder"]
@@ -271,7 +271,7 @@ class StageFolder:
         if self._claim is not None:
             self._claim.check()
         elif holder := holder_of(self._claim_file):
-            raise StageError(f"{self.path.name} is being run by {describe(holder)}: only that process may change it")
+            raise StageHeld(f"{self.path.name} is being run by {describe(holder)}: only that process may change it")
 
     def _write(self, changes: Mapping[str, Any]) -> None:
         document = {**self.state(), **changes, "updated": time.time()}

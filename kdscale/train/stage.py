@@ -80,16 +80,16 @@ class _StageRun:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Hold the stage's claim on rank 0; the other ranks learn whether it was got."""
-        problem = None
+        problem: StageError | None = None
         pids = ranks.gather_objects(os.getpid())
         if self.main:
             try:
                 self.claim = self.folder.claim(attempt_record(self.definition, self.spec, self.device) | {"pids": pids})
             except StageError as error:
-                problem = str(error)
+                problem = error
         problem = ranks.broadcast_object(problem)
-        if problem:
-            raise StageError(problem)
+        if problem is not None:
+            raise problem
         try:
             yield
         finally:
@@ -185,8 +185,14 @@ class _StageRun:
 
     def _progress(self, state: LoopState, metrics: Mapping[str, float]) -> None:
         del metrics
-        if self.main and time.monotonic() - self._written > STATE_EVERY_S:
+        if not self.main or time.monotonic() - self._written < STATE_EVERY_S:
+            return
+        try:
             self._say(step=state.step, epoch=self._epochs(state))
+        except OSError as error:  # screens lag behind; a checkpoint can give up older ones, so that is not the end
+            if not atomic.is_disk_full(error):
+                raise
+            log.warning("how far the stage is cannot be written: %s", error)
 
     def _epochs(self, state: LoopState) -> float:
         per_epoch = max(1, self.total_steps // max(1, self.spec.train.epochs))
