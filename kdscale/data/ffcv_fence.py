@@ -4,7 +4,7 @@ What is mended here, each with a test: importing it takes seconds and changes to
 so does every epoch; an epoch that is left early leaks its thread; an error in its thread hangs the
 consumer; indices beyond the data are read all the same; a loader's length is frozen when it is made; a
 batch is overwritten while somebody still holds it; two epochs at once, several workers each, may end the
-process.
+process; opening a loader makes numba's one type of byte arrays read-only, for everybody's kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 
@@ -56,11 +56,13 @@ def open_ffcv() -> Any:
     try:
         with _quiet():
             import ffcv
+            from ffcv.memory_managers.os_cache import OSCacheManager
             from ffcv.pipeline.compiler import Compiler
     finally:
         numba.typed.Dict = typed_dict
         torch.set_num_threads(threads)
     Compiler.set_num_threads = classmethod(_set_numba_threads)
+    OSCacheManager.compile_reader = _compile_reader
     return ffcv
 
 
@@ -69,6 +71,22 @@ def _set_numba_threads(compiler: Any, count: int) -> None:
 
     compiler.num_threads = min(count, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     numba.set_num_threads(compiler.num_threads)
+
+
+def _compile_reader(manager: Any) -> Any:
+    """Compile what finds a sample's bytes, with the types that it is called with.
+
+    FFCV declares them, and to say that the data is read-only it changes numba's `uint8[::1]` itself, of which
+    a process has one: kernels that were compiled for it before are lost, and what calls them cannot compile.
+    """
+    from ffcv.pipeline.compiler import Compiler
+
+    @no_type_check
+    def read(address, state):
+        data, pointers, sizes = state
+        return data[address : address + sizes[np.searchsorted(pointers, address)]]
+
+    return Compiler.compile(read)
 
 
 @contextmanager

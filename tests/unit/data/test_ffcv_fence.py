@@ -250,6 +250,19 @@ print(len(compiled), numba.typed.Dict is typed)
     assert python(script).split() == ["0", "True"]
 
 
+def test_numbas_types_stay_what_they_are(store: Store) -> None:
+    """FFCV makes the one `uint8[::1]` of a process read-only in place: kernels compiled for it were lost."""
+    import numba
+
+    from kdscale.data import view_pixels
+    from kdscale.data.ffcv_fence import open_loader
+
+    view_pixels.clear(np.ones(4, np.uint8), 0, 4)
+    everything(start(open_loader(store.path / "train.beton", "raw", workers=1)))
+    assert numba.uint8[::1].mutable
+    assert all(signature in view_pixels.clear.overloads for signature in list(view_pixels.clear.overloads.keys()))  # type: ignore[attr-defined]
+
+
 KERNEL = """
 import numpy as np
 from kdscale.data import view_draws
