@@ -55,8 +55,7 @@ def run_one(root: Root, stage: PlannedStage, stop: Stop) -> str:
     assert folder is not None
     try:
         if stage.kind == "convert":
-            run_conversion(root.path, stage.digest)
-            outcome = "done"
+            outcome = "done" if run_conversion(root.path, stage.digest, stop) else "interrupted"
         else:
             outcome = run_stage(root.path, stage.digest, stop)
     except StageHeld:

@@ -55,19 +55,21 @@ def _run(root: Path, digest: str) -> int:
     from kdscale.pipeline.artifacts import Root
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    folder = Root.find(root).stage(digest)
-    if folder is not None and folder.definition()["kind"] == "convert":
-        from kdscale.train.convert import run_conversion
-
-        run_conversion(root, digest)
-        return DONE
-    from kdscale.train.stage import run_stage
     from kdscale.train.stop import Stop
 
     stop = Stop()
     _listen(stop)
-    ranks.join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    if run_stage(root, digest, stop) == "done":
+    folder = Root.find(root).stage(digest)
+    if folder is not None and folder.definition()["kind"] == "convert":
+        from kdscale.train.convert import run_conversion
+
+        done = run_conversion(root, digest, stop)
+    else:
+        from kdscale.train.stage import run_stage
+
+        ranks.join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        done = run_stage(root, digest, stop) == "done"
+    if done:
         return DONE
     cancelled = folder is not None and folder.cancel_request() is not None
     return CANCELLED if cancelled else INTERRUPTED

@@ -21,16 +21,12 @@ from kdscale.draws import seed_of
 from kdscale.engines.ddp import DdpEngine
 from kdscale.train.evaluate import Figures
 from kdscale.train.metrics import Meter, one
-from kdscale.train.stop import Stop
+from kdscale.train.stop import Interrupted, Stop
 
-__all__ = ["Interrupted", "Loop", "LoopState", "train_step"]
+__all__ = ["Loop", "LoopState", "train_step"]
 
 HEARTBEAT_S = 10.0
 CHECKPOINT_IS_DUE = "due"
-
-
-class Interrupted(Exception):
-    """The loop saved a checkpoint and left, because it was asked to."""
 
 
 @runtime_checkable

@@ -26,10 +26,10 @@ from kdscale.train.device import device_of_rank, make_deterministic
 from kdscale.train.evaluate import Evaluator, Figures
 from kdscale.train.imported import check_class_order
 from kdscale.train.inspect import write_first_look
-from kdscale.train.loop import Interrupted, Loop, LoopState
+from kdscale.train.loop import Loop, LoopState
 from kdscale.train.metrics import Meter
 from kdscale.train.records import attempt_record, results_of
-from kdscale.train.stop import Stop
+from kdscale.train.stop import Interrupted, Stop
 
 __all__ = ["Outcome", "run_stage"]
 

@@ -6,10 +6,14 @@ import torch
 
 from kdscale import ranks
 
-__all__ = ["AGREE_EVERY_STEPS", "Stop"]
+__all__ = ["AGREE_EVERY_STEPS", "Interrupted", "Stop", "StopAfter"]
 
 AGREE_EVERY_STEPS = 4
 """Ranks compare notes this often: a tiny all-reduce on the host, far below a step's own time."""
+
+
+class Interrupted(Exception):
+    """A stage left, because it was asked to, with all that it needs to go on saved."""
 
 
 class Stop:

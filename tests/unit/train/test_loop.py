@@ -17,9 +17,9 @@ from kdscale.config.schema import TrainConfig
 from kdscale.engines.ddp import DdpEngine
 from kdscale.errors import NonFiniteLoss
 from kdscale.train.evaluate import Figures
-from kdscale.train.loop import Interrupted, Loop, LoopState
+from kdscale.train.loop import Loop, LoopState
 from kdscale.train.metrics import Meter
-from kdscale.train.stop import Stop
+from kdscale.train.stop import Interrupted, Stop
 from tests.unit.train.made_up import Convolutional, Linear, batch, strategy
 
 STEPS, EPOCHS = 10, 3
