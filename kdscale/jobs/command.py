@@ -130,7 +130,7 @@ def _execute(
     destination(root.path, plan.tracking["uri"], plan.tracking["experiment"])  # a bad address fails before anything
     if not _agreed(plan, root, options):
         return USAGE
-    from kdscale.jobs.local import prepare_folders
+    from kdscale.jobs.prepare import prepare_folders
     from kdscale.pipeline.artifacts import SweepFolder
 
     prepare_folders(root, plan, retry_failed=options.retry_failed)

@@ -34,7 +34,7 @@ def write(target: str, overrides: Sequence[str], runs: Path | None, console: Con
         DataError: the data cannot be found, fetched or converted.
         KDScaleError: as planning raises it.
     """
-    from kdscale.jobs.local import prepare_folders
+    from kdscale.jobs.prepare import prepare_folders
     from kdscale.pipeline.artifacts import Root
     from kdscale.pipeline.plan import make_plan
 

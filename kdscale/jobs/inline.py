@@ -35,7 +35,8 @@ def run_inline(root: Root, plan: Plan, say: Callable[[str], None]) -> dict[str, 
     old = signal.signal(signal.SIGINT, asked)
     torch.set_num_threads(threads_of(1))  # as a worker of one process has: the same sums, the same bits
     try:
-        for stage in plan.todo:
+        first = plan.measured_first
+        for stage in sorted(plan.todo, key=lambda stage: stage.digest not in first):
             if any(states.get(parent) != "done" for parent, _ in stage.parents.values()):
                 states[stage.digest] = "blocked"
                 continue

@@ -11,48 +11,24 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kdscale import atomic
-from kdscale.errors import StageHeld
 from kdscale.jobs.causes import FREE_SPACE, HELD, first_cause, forget_causes, wording
+from kdscale.jobs.prepare import note_state
 from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, NO_SPACE
 from kdscale.jobs.warm import WarmParent
 from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.machine import threads_of
 from kdscale.pipeline.planned import Plan, PlannedStage
 
-__all__ = ["LocalRun", "prepare_folders"]
+__all__ = ["LocalRun"]
 
 POLL_S = 0.1
 GRACE_S = 60.0
 ATTEMPTS_WITHOUT_PROGRESS = 3
 FINAL = frozenset({"done", "failed", "cancelled", "paused"})
 """States in which another launcher's stage is not gone on with here."""
-
-
-def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
-    """Create or open each stage's folder and write down what it is; finished stages stay as they are."""
-    for stage in plan.todo:
-        old = root.stage(stage.digest)
-        if old is not None and old.writable and stage.reuse.replace:
-            old.take_out(f"made anew: {stage.reuse.because}")
-        folder = root.create_stage(stage.name, stage.digest)
-        known = folder.definition() if (folder.path / "stage.yaml").exists() else {}
-        keep = sorted({*known.get("keep", []), *stage.definition.get("keep", [])})
-        folder.define(stage.definition | ({"keep": keep} if keep else {}) | {"sweep": plan.folder_name})
-        state = folder.state().get("state", "waiting")
-        if folder.claimant() is None:
-            folder.clear_cancel()
-            if state in ("blocked", "waiting", "paused", "cancelled") or (state == "failed" and retry_failed):
-                _note(folder, "waiting", "")
-
-
-def _note(folder: StageFolder, state: str, reason: str) -> None:
-    """Write a state, unless another launcher's workers have the stage by now: then it is theirs to write."""
-    with suppress(StageHeld):
-        folder.write_state(state=state, reason=reason)
 
 
 @dataclass
@@ -87,6 +63,7 @@ class LocalRun:
         self._parallel = parallel
         self._running: dict[str, _Running] = {}
         self._waiting = {stage.digest: stage for stage in plan.todo}
+        self._first = plan.measured_first
         self._futile: dict[str, int] = {}
         self._others: set[str] = set()
         """Stages that another launcher's workers were seen at."""
@@ -135,20 +112,26 @@ class LocalRun:
         for digest, stage in list(self._waiting.items()):
             parents = [self.states.get(parent) for parent, _ in stage.parents.values()]
             if self._folder(stage).cancel_request() is not None and not self._held(stage):
-                _note(self._folder(stage), "cancelled", "cancelled by its user")
+                note_state(self._folder(stage), "cancelled", "cancelled by its user")
                 self._conclude(digest, "cancelled")
             elif any(state in ("failed", "blocked", "cancelled") for state in parents):
                 self._block(stage)
             elif any(state in ("paused", "waiting") for state in parents):
                 self._conclude(digest, "waiting")  # the same command goes on, once what paused its parent is mended
-            elif all(state == "done" for state in parents) and self._room_for(stage) and not self._held(stage):
+            elif all(state == "done" for state in parents) and self._may_begin(stage):
                 del self._waiting[digest]
                 self._start(stage)
 
     def _block(self, stage: PlannedStage) -> None:
         bad = [self._plan.stages[p].name for p, _ in stage.parents.values() if self.states.get(p) != "done"]
-        _note(self._folder(stage), "blocked", f"{', '.join(bad)} did not finish")
+        note_state(self._folder(stage), "blocked", f"{', '.join(bad)} did not finish")
         self._conclude(stage.digest, "blocked")
+
+    def _may_begin(self, stage: PlannedStage) -> bool:
+        """Not before imported networks are measured, without free cores, or while another launcher is at it."""
+        unmeasured = self._first & (self._waiting.keys() | self._running.keys())
+        turn = not unmeasured or stage.digest in self._first
+        return turn and self._room_for(stage) and not self._held(stage)
 
     def _room_for(self, stage: PlannedStage) -> bool:
         if self._parallel is not None:
@@ -259,7 +242,7 @@ class LocalRun:
     def _record(self, running: _Running, verdict: str, reason: str) -> None:
         try:
             self._note_end(running, verdict)
-            _note(running.folder, verdict, reason)
+            note_state(running.folder, verdict, reason)
         except OSError as error:  # what it says, it says again when the same command finds the stage as it was
             if not atomic.is_disk_full(error):
                 raise

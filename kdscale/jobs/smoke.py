@@ -15,7 +15,7 @@ from rich.console import Console
 from kdscale.config.load import Sweep
 from kdscale.errors import KDScaleError
 from kdscale.jobs.inline import run_one
-from kdscale.jobs.local import prepare_folders
+from kdscale.jobs.prepare import prepare_folders
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.planned import Plan, PlannedStage
 from kdscale.train.stop import Stop, StopAfter

@@ -34,6 +34,12 @@ class PlannedStage:
         """Relative to the runs root."""
         return f"stages/{self.name}-{self.digest[:12]}"
 
+    @property
+    def imported(self) -> bool:
+        """Whether it only measures a network that came from elsewhere."""
+        spec = self.definition["spec"]
+        return self.kind == "train" and "weights" in spec["student"] and spec.get("train", {}).get("epochs") == 0
+
 
 @dataclass(frozen=True)
 class PlannedTrial:
@@ -69,6 +75,15 @@ class Plan:
     def todo(self) -> list[PlannedStage]:
         """Stages that are not done yet, parents first."""
         return [stage for stage in self.stages.values() if not stage.reuse.done]
+
+    @property
+    def measured_first(self) -> set[str]:
+        """Imported networks that are not measured yet, and what that needs: a wrong one is to spoil nothing."""
+        first: set[str] = set()
+        for stage in reversed(self.todo):
+            if stage.imported or stage.digest in first:
+                first |= {stage.digest, *(parent for parent, _ in stage.parents.values())}
+        return first & {stage.digest for stage in self.todo}
 
     def document(self) -> dict[str, Any]:
         """As plan.json holds it."""

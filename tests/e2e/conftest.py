@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from kdscale.config.load import load
-from kdscale.jobs.local import LocalRun, prepare_folders
+from kdscale.jobs.local import LocalRun
+from kdscale.jobs.prepare import prepare_folders
 from kdscale.jobs.warm import WarmParent
 from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.plan import make_plan

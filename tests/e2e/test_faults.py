@@ -18,7 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from kdscale.jobs.local import LocalRun, prepare_folders
+from kdscale.jobs.local import LocalRun
+from kdscale.jobs.prepare import prepare_folders
 from kdscale.pipeline.artifacts import Root, StageFolder
 from tests.e2e.conftest import EXPERIMENT, Make, Sandbox
 from tests.unit.checkpoint.disk import small_disk

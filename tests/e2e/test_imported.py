@@ -63,3 +63,12 @@ def test_a_failed_expectation_fails_the_stage(sandbox: Make, weights: Path) -> N
     run_one(box.root, box.plan.todo[0], Stop())
     with pytest.raises(StageError, match=r"stages\.teacher\.expect: top1 0\.\d+ on test, expected 0\.1 within 0\.01"):
         run_stage(box.root.path, _digest(box))
+
+
+def test_nothing_else_begins_before_an_imported_network_is_measured(sandbox: Make, weights: Path) -> None:
+    lonely = "stages.lonely={student: {model: resnet_cifar, depth: 8, widths: [4, 8, 8]}, losses: [{name: ce}]}"
+    wrong = "stages.teacher.expect={top1: 0.1, within: 0.01}"
+    box = _imported(sandbox, "first", weights, wrong, lonely, "train.epochs=1")
+    assert box.run() == {"data": "done", "teacher": "failed", "student": "blocked", "lonely": "done"}
+    measured, began = (box.folder(name).state()["attempts"][-1] for name in ("teacher", "lonely"))
+    assert began["started"] >= measured["ended"]

@@ -13,7 +13,7 @@ import yaml
 from kdscale.config.load import load
 from kdscale.data.store import Store
 from kdscale.errors import DataError
-from kdscale.jobs.local import prepare_folders
+from kdscale.jobs.prepare import prepare_folders
 from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.plan import make_plan
 from kdscale.train import convert
