@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdscale.api import DatasetInfo
-from kdscale.config.schema import PluginsConfig, StudentConfig
+from kdscale.config.schema import InputConfig, PluginsConfig, StudentConfig
 from kdscale.draws import seed_of
 from kdscale.errors import CheckpointMismatch, ConfigError, KDScaleError
 from kdscale.nn.class_order import class_map
@@ -20,7 +20,7 @@ from kdscale.nn.network import Network, NetworkInput
 from kdscale.nn.taps import Catch
 from kdscale.nn.weights import fit_tensors, load_weights, read_tensors, tensors_hash
 
-__all__ = ["TapRow", "build_network", "list_taps"]
+__all__ = ["TapRow", "build_network", "list_taps", "own_input"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,14 @@ def build_network(  # noqa: PLR0913
             _load(model, student, snapshot)
         network = Network(model, seen, taps, own_taps=student.taps, class_map=indices)
     return network.to(device)
+
+
+def own_input(student: StudentConfig, plugins: PluginsConfig | None = None) -> InputConfig:
+    """What a network wants to see whatever data it is shown, so far as config and weights decide it.
+
+    Plans write it into the stage: a library that changes what it says of its weights makes another stage.
+    """
+    return _own_input(student, origin_of(student.model, plugins))
 
 
 def list_taps(
@@ -191,11 +199,10 @@ def _input(
     student: StudentConfig, origin: Origin, info: DatasetInfo, size: int, channels: int, shown: tuple[int, int]
 ) -> NetworkInput:
     """The network's own size and normalisation; with a file, default to what such weights were published with."""
-    published = origin.pretrained if student.weights is not None else None
-    built_for = student.arguments.get("img_size") or origin.fixed_size  # timm's word
-    wanted = student.input.size or built_for or (published.size if published else size)
-    mean = student.input.mean or (published.mean if published else _converted(info.mean, channels))
-    std = student.input.std or (published.std if published else _converted(info.std, channels))
+    own = _own_input(student, origin)
+    wanted = own.size or _built_for(student, origin) or size
+    mean = own.mean or _converted(info.mean, channels)
+    std = own.std or _converted(info.std, channels)
     _check_channels(shown[0], channels)
     return NetworkInput(
         given=shown[0],
@@ -205,6 +212,20 @@ def _input(
         mean=_spread("mean", mean, channels),
         std=_spread("std", std, channels),
     )
+
+
+def _own_input(student: StudentConfig, origin: Origin) -> InputConfig:
+    """What the config says; for weights from a file, then what such weights were published with."""
+    published, own = origin.pretrained, student.input
+    if published is None or student.weights is None:
+        return own
+    size = own.size or _built_for(student, origin) or published.size
+    mean, std = own.mean or list(published.mean), own.std or list(published.std)
+    return own.model_copy(update={"size": size, "mean": mean, "std": std})
+
+
+def _built_for(student: StudentConfig, origin: Origin) -> int | None:
+    return student.arguments.get("img_size") or origin.fixed_size  # timm's word
 
 
 def _converted(statistic: Sequence[float], channels: int) -> list[float]:

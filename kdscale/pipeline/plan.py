@@ -17,6 +17,7 @@ from kdscale.config.digest import NUMERICS, stage_digest
 from kdscale.config.load import Sweep, Trial, resolve_stages
 from kdscale.config.schema import DataConfig, StageSpec, StudentConfig
 from kdscale.errors import ConfigError
+from kdscale.nn.build import own_input
 from kdscale.nn.weights import file_weights_hash
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Parent
@@ -184,7 +185,8 @@ class _Planner:
         train, engine = spec.train, spec.engine
         student = spec.student
         if student.weights is not None:
-            student = student.model_copy(update={"weights_hash": self._file_hash(student)})
+            own = own_input(student, spec.plugins)
+            student = student.model_copy(update={"weights_hash": self._file_hash(student), "input": own})
         if train.precision == "auto":
             self._precision = self._precision or best_precision()
             train = train.model_copy(update={"precision": self._precision})

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
+from kdscale.api import DatasetInfo
 from kdscale.config.load import load
+from kdscale.config.schema import StudentConfig
 from kdscale.errors import ConfigError, KDScaleError
+from kdscale.nn.build import build_network
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.plan import label_of, make_plan
 from kdscale.pipeline.planned import Plan, PlannedStage
@@ -341,3 +346,15 @@ def test_finished_stages_of_another_root(plan: Planning, halfway: Root, tmp_path
     config = tmp_path / "plan.yaml"
     found = make_plan(load(config), Root.find(tmp_path / "mine"))
     assert todo(found) == ["student"]
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_what_published_weights_want_to_see_is_part_of_the_stage(plan: Planning, tmp_path: Path) -> None:
+    """And not looked up again by whichever version of the library runs the stage."""
+    student = StudentConfig(model="torchvision:squeezenet1_1")
+    network = build_network(student, DatasetInfo(10, 1, 16, 8, 8, (0.5,), (0.5,), tuple("0123456789")), 16)
+    save_file(network.model.state_dict(), tmp_path / "weights.safetensors")
+    imported = {"model": student.model, "weights": str(tmp_path / "weights.safetensors")}
+    found = plan(stages__teacher={"student": imported, "train": {"epochs": 0}, "losses": [{"name": "ce"}]})
+    seen = only(found, "teacher").definition["spec"]["student"]["input"]
+    assert seen == {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
