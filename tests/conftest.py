@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,9 @@ hypothesis.settings.register_profile(
     "suite", deadline=None, derandomize=not LONG, max_examples=200 if LONG else 30, database=None
 )
 hypothesis.settings.load_profile("suite")
+
+# A shell ignores Ctrl-C for what it runs in the background, and every program started from there inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER_OF_FOLDER = {"parity": "parity", "distributed": "dist", "e2e": "e2e", "slurm": "slurm"}

@@ -181,7 +181,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_leaves_no_process(launch: Callable[.
 
 def test_ctrl_c_before_anything_runs(launch: Callable[..., Launched]) -> None:
     first = launch()
-    time.sleep(1.0)
+    first.until(lambda: len(first.family()) > 1)  # it plans, and what will start the workers imports
     family = first.family()
     os.killpg(first.process.pid, signal.SIGINT)
     code, out = first.wait()
