@@ -7,9 +7,24 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kdscale.pipeline.cost import Cost
-from kdscale.pipeline.reuse import NEW, Reuse
 
-__all__ = ["Plan", "PlannedStage", "PlannedTrial"]
+__all__ = ["NEW", "Plan", "PlannedStage", "PlannedTrial", "Reuse"]
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """The verdict on one stage."""
+
+    done: bool
+    state: str = "waiting"
+    """What the stage's folder says; waiting when there is none."""
+    because: str = "not made yet"
+    replace: bool = False
+    """The folder holds something that must make way before the stage runs."""
+
+
+NEW = Reuse(done=False)
+"""Nothing is known of it."""
 
 
 @dataclass(frozen=True)

@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.pipeline.planned import NEW, PlannedStage, Reuse
 
-if TYPE_CHECKING:
-    from kdscale.pipeline.planned import PlannedStage
-
-__all__ = ["NEW", "Reuse", "judge"]
-
-
-@dataclass(frozen=True)
-class Reuse:
-    """The verdict on one stage."""
-
-    done: bool
-    state: str = "waiting"
-    """What the stage's folder says; waiting when there is none."""
-    because: str = "not made yet"
-    replace: bool = False
-    """The folder holds something that must make way before the stage runs."""
-
-
-NEW = Reuse(done=False)
-"""Nothing is known of it."""
+__all__ = ["judge"]
 
 
 def judge(root: Root, stage: PlannedStage, parents: Mapping[str, PlannedStage], *, forced: bool) -> Reuse:
