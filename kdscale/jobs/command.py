@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kdscale import atomic
 from kdscale.errors import ConfigError, KDScaleError, StageError
 from kdscale.jobs.causes import FREE_SPACE
+from kdscale.jobs.wording import interpreter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -245,6 +246,7 @@ def _conclude(
         console.print(f"{'tracking':9} {shipped.get('uri', '')}", markup=False, highlight=False, soft_wrap=True)
         for problem in shipped.get("problems", []):
             console.print(f"          {problem}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"{'look':9} python launch/track.py ui --runs {root.path}", markup=False, highlight=False)
+        look = f"{interpreter()} launch/track.py ui --runs {root.path}"
+        console.print(f"{'look':9} {look}", markup=False, highlight=False, soft_wrap=True)
     unfinished = [d for d in plan.stages if states.get(d) != "done"]
     return FAILED if unfinished else DONE

@@ -152,11 +152,11 @@ def _table(stages: list[StageView], width: int) -> Table:
 
 def _cells(stage: StageView) -> dict[str, ProgressBar | str]:
     evaluates, left = stage.status == "evaluating", stage.seconds_left()
-    known = stage.steps if stage.entry.get("kind") != "convert" else 0  # a conversion does not say how far it is
+    unit = " rows" if stage.entry.get("kind") == "convert" else ""
     return {
-        "bar": ProgressBar(total=known or None, completed=stage.step, width=BAR, pulse=not known),
-        "steps": "converting" if stage.entry.get("kind") == "convert" else f"{stage.step:,}/{stage.steps:,}",
-        "epoch": figure(stage.state.get("epoch"), ".2f") if known else "",
+        "bar": ProgressBar(total=stage.steps or None, completed=stage.step, width=BAR, pulse=not stage.steps),
+        "steps": f"{stage.step:,}/{stage.steps:,}{unit}",
+        "epoch": figure(stage.state.get("epoch"), ".2f") if "epoch" in stage.state else "",
         "loss": figure(stage.metric("train/loss"), ".4f"),
         "val top-1": figure(stage.metric("val/top1")),
         "img/s": figure(stage.metric("train/images_per_s"), ",.0f"),
@@ -167,7 +167,9 @@ def _cells(stage: StageView) -> dict[str, ProgressBar | str]:
 def _line(stage: StageView) -> str:
     """The same for a log."""
     cells = _cells(stage)
-    parts = [stage.short, "" if stage.status == "running" else stage.status, f"step {cells['steps']}"]
+    counted = str(cells["steps"])
+    parts = [stage.short, "" if stage.status == "running" else stage.status]
+    parts.append(counted if counted.endswith("rows") else f"step {counted}")
     parts += [f"{column} {cells[column]}" for column in ("epoch", "loss", "val top-1") if cells[column]]
     left = stage.seconds_left()
     parts += [f"{cells['img/s']} img/s" if cells["img/s"] else "", "" if left is None else f"{duration(left)} left"]

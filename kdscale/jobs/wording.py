@@ -1,10 +1,14 @@
-"""Numbers as terminal screens write them."""
+"""Numbers, and commands to paste, as terminal screens write them."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
+from pathlib import Path
 
-__all__ = ["ago", "clock", "duration", "figure", "size"]
+__all__ = ["ago", "clock", "duration", "figure", "interpreter", "size"]
 
 
 def duration(seconds: float) -> str:
@@ -44,3 +48,12 @@ def size(count: float) -> str:
 def figure(value: float | None, form: str = ".4f") -> str:
     """A number, or nothing where there is none."""
     return "" if value is None else format(value, form)
+
+
+def interpreter() -> str:
+    """What starts this Python from here: `python`, where that is the one on the path, else its place."""
+    found = shutil.which("python")
+    if found is not None and Path(found).absolute() == Path(sys.executable).absolute():
+        return "python"
+    below = os.path.relpath(sys.executable)
+    return sys.executable if below.startswith("..") else below
