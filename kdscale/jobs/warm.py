@@ -9,6 +9,7 @@ stages pays once. A fork is fresh: the parent has computed nothing, touched no G
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import select
@@ -125,15 +126,30 @@ def serve() -> None:
 
 
 def _import_everything() -> None:
-    import importlib
-
-    for name in ("torch", "numba", "safetensors.torch", "kdscale.train.stage", "kdscale.train.convert", "ffcv.loader"):
+    for load in (_import_stages, _import_compiler, _import_ffcv):
         try:
-            importlib.import_module(name)
-        except ImportError:  # what a stage really needs says so itself, in its own log
+            load()
+        except (ImportError, OSError):  # what a stage really needs says so itself, in its own log
             continue
     gc.collect()
     gc.freeze()  # workers share these pages until they write to them
+
+
+def _import_stages() -> None:
+    for name in ("torch", "numba", "safetensors.torch", "kdscale.train.stage", "kdscale.train.convert"):
+        importlib.import_module(name)
+
+
+def _import_compiler() -> None:
+    """What torch imports when the first optimizer is made: a second for each rank of each stage, else."""
+    importlib.import_module("torch._dynamo")
+
+
+def _import_ffcv() -> None:
+    """Through its fence, which leaves out what FFCV compiles meanwhile: half of all that is imported here."""
+    from kdscale.data.ffcv_fence import open_ffcv
+
+    open_ffcv()
 
 
 def _fork(request: dict[str, Any], private: list[int]) -> int:

@@ -61,6 +61,11 @@ class _CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     FlopCounterMode itself also tracks modules, for which it imports the whole compiler: 1.4 s of a start.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch's own hook: true hides a mode from the compiler, and imports the compiler for that."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total: int = 0

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kdscale.data.loader import ffcv_problem
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "launch").glob("*.py"))
 HEAVY = {
@@ -41,6 +43,54 @@ def test_help_loads_nothing_heavy(script: Path) -> None:
 @pytest.mark.parametrize("kind", ["losses", "modifiers", "strategies", "models", "datasets", "teachers"])
 def test_plugins_are_described_without_importing_them(kind: str) -> None:
     assert loaded_after(f"from kdscale import plugins\nassert all(plugins.describe({kind!r}))") == set()
+
+
+def run_apart(code: str) -> None:
+    """Run assertions in a fresh process."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_planning_leaves_out_the_compiler(tmp_path: Path) -> None:
+    """torch._dynamo takes longer to import than a plan to make."""
+    config = tmp_path / "small.yaml"
+    config.write_text(
+        "name: small\ndata: {name: synthetic}\n"
+        "stages: {student: {student: {model: resnet_cifar, depth: 8}, losses: [{name: ce}]}}\n"
+    )
+    run_apart(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from kdscale.config.load import load\n"
+        "from kdscale.pipeline.artifacts import Root\n"
+        "from kdscale.pipeline.plan import make_plan\n"
+        f"plan = make_plan(load({str(config)!r}, []), Root(Path({str(tmp_path)!r})))\n"
+        "assert any(stage.cost.flops for stage in plan.stages.values())\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+
+
+def test_workers_find_everything_imported() -> None:
+    """What their parent leaves out, every rank of every stage pays for."""
+    run_apart(
+        "import sys\n"
+        "from kdscale.jobs.warm import _import_everything\n"
+        "_import_everything()\n"
+        "assert {'kdscale.train.stage', 'kdscale.train.convert', 'torch._dynamo'} <= sys.modules.keys()\n"
+    )
+
+
+def test_workers_parent_opens_ffcv_through_its_fence() -> None:
+    """Imported past the fence, FFCV compiles for seconds."""
+    if problem := ffcv_problem():
+        pytest.skip(f"FFCV cannot be used: {problem}")
+    run_apart(
+        "from kdscale.jobs.warm import _import_everything\n"
+        "_import_everything()\n"
+        "from ffcv.fields import rgb_image\n"
+        "assert type(rgb_image.IMAGE_MODES) is dict\n"
+    )
 
 
 def test_the_scan_finds_a_heavy_import() -> None:
