@@ -11,14 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdscale.config.arithmetic import names_in
 from kdscale.config.axes import axes_of, combinations, exclusions_of
 from kdscale.config.checks import check_trial
 from kdscale.config.complaints import KeyedError, hint, located, validated
 from kdscale.config.merging import Layer
-from kdscale.config.parsing import shown_path
+from kdscale.config.parsing import shown_path, write_value
 from kdscale.config.patches import FLAG, Axis, Override, Point, parse_override
 from kdscale.config.reading import absolute_paths, read_layer, user_layer
 from kdscale.config.schema import Experiment, StageSpec
@@ -78,7 +76,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, user_config: Path |
     base = Layer({k: v for k, v in whole.values.items() if k != "sweep"}, whole.sources)
     trials = list(_trials(base, section, where))
     _refuse_params_without_use(trials, flags)
-    text = yaml.safe_dump(_document(base, section), sort_keys=False, allow_unicode=True)
+    text = write_value(_document(base, section))
     axes = {axis.name: [point.label for point in axis.points] for axis in section.axes}
     sources = {key: place for trial in reversed(trials) for key, place in named_sources(trial).items()}
     return Sweep(trials[0].experiment.name, Path(where), trials, axes, sources, text)

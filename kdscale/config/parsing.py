@@ -15,7 +15,11 @@ import yaml
 
 from kdscale.errors import ConfigError
 
-__all__ = ["parse_file", "parse_value", "shown_path"]
+__all__ = ["parse_file", "parse_value", "shown_path", "write_value"]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would read as something else."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,7 +44,8 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 for _name, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first)
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
@@ -79,6 +84,15 @@ def parse_value(text: str) -> Any:
         return None if node is None else _Reader(loader, "").plain(node, "")
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{text!r} is no value: {_problem(error)}") from error
+
+
+def write_value(value: Any, *, inline: bool = False) -> str:
+    """Write plain data so that `parse_file` and `parse_value` read the same: a text 1e5 stays a text."""
+    width = 10_000 if inline else 80
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=inline, allow_unicode=True, default_flow_style=inline, width=width
+    )
+    return text
 
 
 def shown_path(path: Path) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from kdscale import plugins
 from kdscale.config.load import Sweep, Trial, named_sources
+from kdscale.config.parsing import write_value
 from kdscale.config.schema import Experiment, StageSpec, TermConfig
 from kdscale.config.stages import MERGED
 
@@ -119,8 +119,7 @@ def _leaves(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]
 
 
 def _inline(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
+    return write_value(value, inline=True).removesuffix("...\n").strip()
 
 
 def _source(key: str, sources: Mapping[str, str]) -> str:
