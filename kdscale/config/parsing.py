@@ -1,7 +1,7 @@
 """YAML as plain data, with the line that each key stands on.
 
 Scalars are read as YAML 1.2 reads them: `1e-4` is a number, `no` and `off` are words. PyYAML by itself
-follows 1.1, where a learning rate of 1e-4 is a text and `channels_last: no` a truth value.
+follows 1.1, where a learning rate of 1e-4 is a text and a class called `no` a truth value.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class TrainConfig(Model):
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     compile: bool = outside(False)
     deterministic: bool = outside(False, description="bitwise repeatable on a GPU too, at some cost")
-    channels_last: Literal["auto", "yes", "no"] = outside("auto")
+    channels_last: bool = outside(True, description="the student's memory layout; teachers always have it")
     checkpoint_every_steps: PositiveInt = outside(500)
     log_every_steps: PositiveInt = outside(50)
     keep_checkpoints: PositiveInt = outside(2)
