@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,13 +219,11 @@ class TestNames:
         for digest, name in names_in(plan, "b").items():
             assert digest_in(plan, name.removeprefix("b:")) == digest
 
-    def test_a_thousand_trials_are_named_in_a_moment(self) -> None:
+    def test_a_thousand_trials_are_named(self) -> None:
         axes = {
             "seed": [str(i) for i in range(10)],
             "a": [f"a{i}" for i in range(10)],
             "b": [f"b{i}" for i in range(10)],
         }
         plan = plan_of(axes, {"student": list(axes)})
-        begun = time.perf_counter()
         assert len(names_in(plan, "b")) == 1000
-        assert time.perf_counter() - begun < 5

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -82,13 +81,11 @@ def nothing_yet(runs: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [takd, bench, night, early, single, hundred, nothing_yet])
-def test_any_sweep_makes_one_self_contained_page_quickly(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_any_sweep_makes_one_self_contained_page(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     sweep = make(tmp_path)
-    begun = time.process_time()
 
     page = Page(write_report(sweep))
 
-    assert time.process_time() - begun < 15  # a small one takes about 1 s; checked types and busy machines are slower
     assert len(page.source) < 2_000_000
     assert all(link.startswith(("#", "data:image/")) for link in page.links)
     assert "default-src 'none'" in page.source
