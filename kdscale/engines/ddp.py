@@ -87,10 +87,14 @@ class DdpEngine:
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Run one pass under the stage's precision; the losses themselves are computed in fp32."""
-        dtype = AUTOCAST.get(self._train.precision)
-        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
+        with self.precision():
             losses: Losses = self._module(batch, taught, pass_)
         return losses
+
+    def precision(self) -> torch.autocast:
+        """The stage's precision, as a context."""
+        dtype = AUTOCAST.get(self._train.precision)
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
 
     def update(self, loss: Tensor) -> None:
         """Differentiate; on the last micro-batch clip, apply one update and forget the gradients."""

@@ -8,6 +8,7 @@ stages pays once. A fork is fresh: the parent has computed nothing, touched no G
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -18,7 +19,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 from kdscale.jobs.stage_job import die_with_parent, main
 
@@ -126,7 +127,7 @@ def serve() -> None:
 
 
 def _import_everything() -> None:
-    for load in (_import_stages, _import_compiler, _import_ffcv):
+    for load in (_import_stages, _import_compiler, _import_ffcv, _compile_as_ffcv_does):
         try:
             load()
         except (ImportError, OSError):  # what a stage really needs says so itself, in its own log
@@ -150,6 +151,38 @@ def _import_ffcv() -> None:
     from kdscale.data.ffcv_fence import open_ffcv
 
     open_ffcv()
+
+
+def _compile_as_ffcv_does() -> None:
+    """Compile once, on no data, what FFCV compiles anew in every process that reads: its own parts are not kept.
+
+    Those of numba that they are made of are then known to every worker, and in memory that all share: a second and
+    70 MB less for each.
+    """
+    import numba
+    import numpy as np
+
+    compiled = numba.njit(fastmath=True, nogil=True, error_model="numpy")
+    copy = ctypes.CDLL(None).memcpy
+    copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
+
+    @no_type_check
+    def find(address, state):
+        data, pointers, sizes = state
+        return data[address : address + sizes[np.searchsorted(pointers, address)]]
+
+    find = compiled(find)
+
+    @no_type_check
+    def decode(rows, addresses, images, state):
+        for row in range(rows.shape[0]):
+            source = find(addresses[rows[row]], state)
+            copy(source.ctypes.data, images[row].view(np.uint8).ctypes.data, source.size * source.itemsize)
+        return images
+
+    addresses = np.zeros(1, np.uint64)
+    state = (np.zeros(1, np.uint8), addresses, addresses)
+    compiled(decode)(np.zeros(0, np.int64), addresses, np.zeros((1, 1, 1, 1), np.uint8), state)
 
 
 def _fork(request: dict[str, Any], private: list[int]) -> int:

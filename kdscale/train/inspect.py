@@ -32,7 +32,8 @@ def write_first_look(folder: Path, parts: Parts, *, write: bool) -> None:
     """
     few = parts.first_batch().first(SAMPLES).to(parts.device)
     taught = {teacher.name: teacher(few) for teacher in parts.teachers}
-    terms = _terms(copy.deepcopy(parts.assembled.strategy), few, taught)
+    with parts.engine.precision():  # in fp32 this would be the largest that the stage ever holds in memory
+        terms = _terms(copy.deepcopy(parts.assembled.strategy), few, taught)
     if write:
         atomic.write_json(folder / "step0.json", {"schema": 1, "samples": len(few.rows), "terms": terms})
         _write_views(folder / "views.npz", parts.network, few, taught)
