@@ -68,6 +68,17 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+# --------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize(("named", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_what_looks_at_a_stage_can_compute_as_it_does(named: str, dtype: torch.dtype) -> None:
+    looked_at = engine(strategy(seeded(Linear)), precision=named)
+    with looked_at.precision():
+        assert nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype is dtype
+    assert nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype is torch.float32
+
+
 # --------------------------------------------------------------------------- the update
 
 
