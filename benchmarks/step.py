@@ -1,9 +1,9 @@
 """A whole kdscale training step against a bare hand-written DDP loop: images a second, in turns.
 
-    python -m benchmarks.step [--rounds 7] [--quick]
+    python -m benchmarks.step [--rounds 5] [--quick]
 
 kdscale runs with everything on: loader and store, metrics, checkpoints at the default interval, state file, heartbeat.
-A round is 500 steps of each, in four turns, and holds one checkpoint; its ratio is that of the seconds.
+A round is 500 steps of each, in twenty turns of a few seconds, and holds one checkpoint; its ratio is of the seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.turns import Workers
 
 GOAL = 0.97
 BATCH = 128
-ROUND_STEPS, TURNS = 500, 4
+ROUND_STEPS, TURNS = 500, 20
 """A round is as long as the default distance of checkpoints, so that each holds one."""
 QUICK = (100, 4)
 
@@ -52,7 +52,7 @@ def measure(case: Any, rounds: int, steps: int, turns: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(*, quick: bool = False, rounds: int = 7, cases: tuple[str, ...] = ("ce", "kd")) -> list[Row]:
+def run(*, quick: bool = False, rounds: int = 5, cases: tuple[str, ...] = ("ce", "kd")) -> list[Row]:
     """Measure all cases, keep the figures, return their rows."""
     steps, turns = QUICK if quick else (ROUND_STEPS, TURNS)
     rounds = 3 if quick else rounds
@@ -68,7 +68,7 @@ def run(*, quick: bool = False, rounds: int = 7, cases: tuple[str, ...] = ("ce",
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="short rounds without checkpoints: for trying out only")
     parser.add_argument("--case", choices=("ce", "kd"), action="append", help="measure this one alone")
     chosen = parser.parse_args()
