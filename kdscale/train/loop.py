@@ -19,6 +19,7 @@ from kdscale.api import Batch, BatchIterator, Losses, Teacher, Tracker
 from kdscale.config.schema import TrainConfig
 from kdscale.draws import seed_of
 from kdscale.engines.ddp import DdpEngine
+from kdscale.train.device import seed_generators
 from kdscale.train.evaluate import Figures
 from kdscale.train.metrics import Meter, one
 from kdscale.train.stop import Interrupted, Stop
@@ -150,7 +151,7 @@ class Loop:
     def _step(self, batch: Batch) -> None:
         state = self.state
         if state.step not in state.skip:
-            torch.manual_seed(seed_of("step", self.seed, state.step, ranks.rank()))
+            seed_generators(seed_of("step", self.seed, state.step, ranks.rank()), self.device)
             batch = replace(batch, step=state.step).to(self.device)
             losses = train_step(self.engine, self.teachers, batch, self.train.accumulation, self.meter)
             if self.engine.left_out:
