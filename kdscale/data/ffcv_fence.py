@@ -4,7 +4,8 @@ What is mended here, each with a test: importing it takes seconds and changes to
 so does every epoch; an epoch that is left early leaks its thread; an error in its thread hangs the
 consumer; indices beyond the data are read all the same; a loader's length is frozen when it is made; a
 batch is overwritten while somebody still holds it; two epochs at once, several workers each, may end the
-process; opening a loader makes numba's one type of byte arrays read-only, for everybody's kernels.
+process; opening a loader makes numba's one type of byte arrays read-only, for everybody's kernels; each
+loader compiles the same code again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from kdscale.data.views import Bytes, Rows, ViewFunction
 from kdscale.errors import DataError
 
-__all__ = ["Epoch", "open_ffcv", "open_loader", "start_epoch"]
+__all__ = ["Epoch", "compile_array_decoder", "open_ffcv", "open_loader", "start_epoch"]
 
 Loader = Any
 """ffcv.Loader, which has no types."""
@@ -62,8 +63,25 @@ def open_ffcv() -> Any:
         numba.typed.Dict = typed_dict
         torch.set_num_threads(threads)
     Compiler.set_num_threads = classmethod(_set_numba_threads)
+    Compiler.compile = classmethod(_compile_once)
+    OSCacheManager.__init__ = _look_up_places
     OSCacheManager.compile_reader = _compile_reader
     return ffcv
+
+
+def compile_array_decoder() -> None:
+    """Compile, on no data, what reads stored arrays of any size: processes forked from this one then share it."""
+    open_ffcv()
+    from ffcv.fields.decoders import NDArrayDecoder
+    from ffcv.pipeline.compiler import Compiler
+
+    decoder = NDArrayDecoder()
+    decoder.accept_globals(None, _compile_reader())
+    no_rows, images = np.zeros(0, np.int64), np.zeros((0, 1, 1, 1), np.uint8)
+    file, places = np.zeros(0, np.uint8), np.zeros((2, 2), np.uint64)[:, 0]  # a column of FFCV's table
+    file.flags.writeable = places.flags.writeable = False
+    pages = (file, np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+    Compiler.compile(decoder.generate_code())(no_rows, images, places, pages)
 
 
 def _set_numba_threads(compiler: Any, count: int) -> None:
@@ -73,7 +91,35 @@ def _set_numba_threads(compiler: Any, count: int) -> None:
     numba.set_num_threads(compiler.num_threads)
 
 
-def _compile_reader(manager: Any) -> Any:
+def _compile_once(compiler: Any, code: Any) -> Any:
+    """What FFCV would compile anew for each loader, and wrap anew for each epoch, though it is the same code."""
+    import numba
+
+    parallel = getattr(code, "is_parallel", False) and compiler.num_threads > 1
+    closure = tuple(cell.cell_contents for cell in code.__closure__ or ())
+    key = code.__code__, closure, parallel
+    if key not in _COMPILED:
+        _COMPILED[key] = numba.njit(fastmath=True, nogil=True, error_model="numpy", parallel=parallel)(code)
+    return _COMPILED[key]
+
+
+_COMPILED: dict[Any, Any] = {}
+
+
+def _look_up_places(manager: Any, reader: Any) -> None:
+    """Where each sample lies, in the two arrays that are read.
+
+    FFCV makes tables of samples and pages besides, half a GB for a million images, which its other cache needs.
+    """
+    from ffcv.memory_managers.os_cache import OSCacheContext
+
+    table = reader.alloc_table
+    order = np.argsort(table["ptr"])
+    manager.reader, manager.ptrs, manager.sizes = reader, table["ptr"][order], table["size"][order]
+    manager.context = OSCacheContext(manager)
+
+
+def _compile_reader(manager: Any = None) -> Any:
     """Compile what finds a sample's bytes, with the types that it is called with.
 
     FFCV declares them, and to say that the data is read-only it changes numba's `uint8[::1]` itself, of which
@@ -111,9 +157,8 @@ def open_loader(path: Path, encoding: str, workers: int) -> Loader:
             str(path), batch_size=1, num_workers=workers, os_cache=True, seed=0, drop_last=False,
             pipelines={"image": [decoder], "label": None},
         )  # fmt: skip
-    memory = loader.memory_manager
-    for table in (memory.ptr_to_size, memory.sample_to_pages, memory.page_to_samples):
-        table.clear()  # half a GB for a million images, read by FFCV's other cache alone
+    # half a MB for ten thousand images, read while the loader was made
+    loader.reader.alloc_table = loader.indices = loader.first_traversal_order = None
     return loader
 
 

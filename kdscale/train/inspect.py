@@ -22,46 +22,53 @@ from kdscale.train.build import Parts
 
 __all__ = ["write_first_look"]
 
-SAMPLES = 64
+IMAGES = 64
+"""That are kept to be shown."""
 
 
-def write_first_look(folder: Path, parts: Parts, *, write: bool) -> None:
+def write_first_look(folder: Path, parts: Parts, *, accumulation: int, write: bool) -> None:
     """Write step0.json (terms: value, weight, gradient norm) and views.npz (images as the student sees them).
 
-    Called by all ranks, because a synchronised BatchNorm needs them all; one of them writes.
+    Called by all ranks, because a synchronised BatchNorm needs them all; one of them writes. A micro-batch of training,
+    in its precision: whatever is compiled, chosen or kept for a shape serves training too, and memory stays below it.
     """
-    few = parts.first_batch().first(SAMPLES).to(parts.device)
-    taught = {teacher.name: teacher(few) for teacher in parts.teachers}
-    with parts.engine.precision():  # in fp32 this would be the largest that the stage ever holds in memory
-        terms = _terms(copy.deepcopy(parts.assembled.strategy), few, taught)
+    batch = parts.first_batch().split(accumulation)[0].to(parts.device)
+    taught = {teacher.name: teacher(batch) for teacher in parts.teachers}
+    with parts.engine.precision():
+        terms = _terms(copy.deepcopy(parts.assembled.strategy), batch, taught)
     if write:
-        atomic.write_json(folder / "step0.json", {"schema": 1, "samples": len(few.rows), "terms": terms})
-        _write_views(folder / "views.npz", parts.network, few, taught)
+        atomic.write_json(folder / "step0.json", {"schema": 1, "samples": len(batch.rows), "terms": terms})
+        few = {name: Outputs(answer.logits[:IMAGES], []) for name, answer in taught.items()}
+        _write_views(folder / "views.npz", parts.network, batch.first(IMAGES), few)
 
 
 def _terms(strategy: Strategy, batch: Batch, taught: Mapping[str, Outputs]) -> list[dict[str, Any]]:
     """Each term's value, weighted value, and the norm of its gradient on the student's parameters."""
-    rows: list[dict[str, Any]] = [
-        {
-            "id": term.id,
-            "pass": pass_,
-            "value": term.value.item(),
-            "weight": term.weight,
-            "weighted": term.weight * term.value.item(),
-            "gradient_norm": _gradient_norm(strategy, term),
-        }
-        for pass_ in strategy.passes
-        for term in strategy.weighted(batch, taught, pass_)
-    ]
+    rows: list[dict[str, Any]] = []
+    for pass_ in strategy.passes:
+        terms = list(strategy.weighted(batch, taught, pass_))
+        while terms:
+            term = terms.pop(0)
+            rows.append(
+                {
+                    "id": term.id,
+                    "pass": pass_,
+                    "value": term.value.item(),
+                    "weight": term.weight,
+                    "weighted": term.weight * term.value.item(),
+                    "gradient_norm": _gradient_norm(strategy, term, last=not terms),
+                }
+            )
     whole = sum(row["gradient_norm"] for row in rows) or 1.0
     return [row | {"gradient_share": row["gradient_norm"] / whole} for row in rows]
 
 
-def _gradient_norm(strategy: Strategy, term: Weighted) -> float:
+def _gradient_norm(strategy: Strategy, term: Weighted, *, last: bool) -> float:
+    """Of a term, whose graph the terms after it need too; the last one gives its memory back while it runs."""
     if not term.value.requires_grad:
         return 0.0
     parameters = [p for p in strategy.student.parameters() if p.requires_grad]
-    found = torch.autograd.grad(term.weight * term.value, parameters, retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(term.weight * term.value, parameters, retain_graph=not last, allow_unused=True)
     norms = [gradient.norm() for gradient in found if gradient is not None]
     return torch.stack(norms).norm().item() if norms else 0.0
 

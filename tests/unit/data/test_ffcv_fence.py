@@ -56,6 +56,13 @@ def plain(images: Images, rows: NDArray[np.int64]) -> Images:
     return images.copy()
 
 
+def compiled_code(loader: Any) -> set[Any]:
+    from numba.core.dispatcher import Dispatcher
+
+    stages, _ = loader.code
+    return {part for stage, _ in stages for part in stage.__globals__.values() if isinstance(part, Dispatcher)}
+
+
 def start(loader: Any, rows: NDArray[np.int64] = ROWS, batch_size: int = 8, views: Any = plain) -> Any:
     from kdscale.data.ffcv_fence import start_epoch
 
@@ -259,6 +266,34 @@ def test_numbas_types_stay_what_they_are(store: Store) -> None:
     everything(start(open_loader(store.path / "train.beton", "raw", workers=1)))
     assert numba.uint8[::1].mutable
     assert all(signature in view_pixels.clear.overloads for signature in list(view_pixels.clear.overloads.keys()))  # type: ignore[attr-defined]
+
+
+def test_what_a_forked_worker_reads_arrays_with_is_compiled_before(tmp_path: Path) -> None:
+    """With the very types that a loader calls it with, or each worker would compile it again."""
+    write_store(PICTURES, DataConfig(), tmp_path / "store", "ffcv")
+    script = f"""
+from pathlib import Path
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+from kdscale.data.ffcv_fence import compile_array_decoder, open_loader, start_epoch
+compile_array_decoder()
+compiled = []
+compile = Dispatcher.compile
+Dispatcher.compile = lambda self, sig: (compiled.append((self.py_func.__name__, sig)), compile(self, sig))[1]
+for _ in range(2):
+    loader = open_loader(Path({str(tmp_path / "store" / "train.beton")!r}), "raw", workers=1)
+    print(len(list(start_epoch(loader, np.arange(200), 8, lambda images, rows: images.copy()))), len(compiled))
+assert not compiled, compiled
+"""
+    assert python(script).split() == ["25", "0", "25", "0"]
+
+
+def test_loaders_share_what_is_compiled(store: Store) -> None:
+    """FFCV compiles the same code anew for each loader, which takes seconds and tens of MB."""
+    from kdscale.data.ffcv_fence import open_loader
+
+    first, second = (open_loader(store.path / "train.beton", "raw", workers=1) for _ in range(2))
+    assert compiled_code(first) == compiled_code(second)
 
 
 KERNEL = """
