@@ -22,7 +22,7 @@ from kdscale.errors import NonFiniteLoss, StageError
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
 from kdscale.trackers.spool import Spool
 from kdscale.train.build import Parts, build
-from kdscale.train.device import device_of_rank, give_back_freed_memory, make_deterministic
+from kdscale.train.device import device_of_rank, make_deterministic, settle_heap
 from kdscale.train.evaluate import Evaluator, Figures
 from kdscale.train.imported import check_class_order
 from kdscale.train.inspect import write_first_look
@@ -207,7 +207,7 @@ class _StageRun:
 
     def _train(self, parts: Parts, loop: Loop) -> None:
         """Run the loop; where asked to, go back behind a non-finite loss and pass over its batch."""
-        give_back_freed_memory()
+        settle_heap()
         while True:
             try:
                 loop.run()

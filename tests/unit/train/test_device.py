@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -23,3 +27,39 @@ def test_draws_on_a_gpu_are_those_after_torchs_own_seeding() -> None:
     expected = torch.rand(4, device="cuda")
     seed_generators(7, torch.device("cuda", torch.cuda.current_device()))
     assert torch.equal(torch.rand(4, device="cuda"), expected)
+
+
+FAULTS = """
+import resource, sys
+import platform
+import subprocess
+import sys
+
+import torch
+from kdscale.train.device import settle_heap
+torch.set_num_threads(1)
+sizes = [1 << 20, 3 << 20, 6 << 20]
+def step():
+    return [torch.ones(size // 4) for size in sizes for _ in range(2)]
+for _ in range(3):
+    step()
+if sys.argv[1] == "settled":
+    settle_heap()
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at every step")
+def test_a_step_finds_the_memory_of_the_one_before() -> None:
+    """Else the kernel hands it over anew, page by page: ten thousand faults a step."""
+
+    def faults(how: str) -> int:
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults("settled") < 100
+    assert faults("as it comes") > 10 * 20
