@@ -91,15 +91,20 @@ def _set_numba_threads(compiler: Any, count: int) -> None:
     numba.set_num_threads(compiler.num_threads)
 
 
-def _compile_once(compiler: Any, code: Any) -> Any:
+def _compile_once(compiler: Any, code: Any, signature: Any = None) -> Any:
     """What FFCV would compile anew for each loader, and wrap anew for each epoch, though it is the same code."""
     import numba
 
     parallel = getattr(code, "is_parallel", False) and compiler.num_threads > 1
+    compiled = numba.njit(signature, fastmath=True, nogil=True, error_model="numpy", parallel=parallel)
     closure = tuple(cell.cell_contents for cell in code.__closure__ or ())
-    key = code.__code__, closure, parallel
+    key = code.__code__, closure, signature, parallel
+    try:
+        hash(key)
+    except TypeError:  # it holds arrays, as FFCV's own augmentations do
+        return compiled(code)
     if key not in _COMPILED:
-        _COMPILED[key] = numba.njit(fastmath=True, nogil=True, error_model="numpy", parallel=parallel)(code)
+        _COMPILED[key] = compiled(code)
     return _COMPILED[key]
 
 

@@ -296,6 +296,25 @@ def test_loaders_share_what_is_compiled(store: Store) -> None:
     assert compiled_code(first) == compiled_code(second)
 
 
+def test_ffcvs_own_pipelines_still_compile(store: Store) -> None:
+    """Whoever uses FFCV beside kdscale, with augmentations whose code holds arrays, or its other cache."""
+    import ffcv
+    from ffcv.fields.decoders import NDArrayDecoder
+    from ffcv.transforms import RandomHorizontalFlip, RandomTranslate
+
+    translate = RandomTranslate(padding=1, fill=(0,))
+    for os_cache in (True, False):
+        loader = ffcv.Loader(
+            str(store.path / "train.beton"), batch_size=50, num_workers=1, os_cache=os_cache,
+            pipelines={"image": [NDArrayDecoder(), RandomHorizontalFlip(), translate], "label": None},
+        )  # fmt: skip
+        epoch = iter(loader)
+        assert next(epoch)[0].shape[:3] == (50, 6, 6)
+        for _ in epoch:
+            pass
+        epoch.join()
+
+
 KERNEL = """
 import numpy as np
 from kdscale.data import view_draws
