@@ -9,7 +9,7 @@ PYTEST := $(PYTHON_IN) -m pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo lint types test test-long bench readme
+.PHONY: help setup setup-test demo lint types test test-slurm test-long bench readme
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,10 @@ test: lint types  ## everything that CI runs
 	$(PYTEST)
 	$(PYTEST) tests/distributed
 	$(PYTEST) tests/e2e
+
+test-slurm: setup-test  ## sweeps on a real SLURM of two nodes on this machine (needs root)
+	REQUIRE="$(REQUIRE) slurm" ./install.sh dev vision digits
+	$(PYTEST) tests/slurm
 
 test-long: setup-test  ## the full fault matrices
 	KDSCALE_LONG=1 $(PYTEST) tests/unit tests/distributed tests/e2e

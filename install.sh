@@ -7,6 +7,7 @@
 #   PYTHON=python3   the interpreter, >= 3.10; where it already has torch >= 2.6, that torch is used as it is
 #   VENV=.venv       where to install
 #   REQUIRE=ffcv     fail where FFCV cannot be installed; otherwise its absence is said and the torch loader is used
+#   REQUIRE=slurm    install SLURM too, to test sweeps on a real cluster; fail where that is not possible
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -40,6 +41,7 @@ main() {
         (cd "$stamps" && touch "${wanted[@]}")
         say "done: $VENV/bin/python has kdscale; look at it with: $VENV/bin/python launch/doctor.py"
     fi
+    [[ ${REQUIRE:-} != *slurm* ]] || slurm
     has_package ffcv || say "without FFCV the torch loader is used (python launch/doctor.py says what is missing)"
 }
 
@@ -102,6 +104,39 @@ browser() {
         apt_install chromium chromium-driver && return
     fi
     say "no chromium and chromium-driver: the tests of the MLflow UI in a browser will be skipped"
+}
+
+# Sweeps are tested on a real cluster, which slurm/local-cluster/cluster.sh starts and ends by itself.
+slurm() {
+    local program missing=()
+    for program in munged slurmctld slurmd slurmdbd mariadbd; do
+        PATH=$PATH:/usr/sbin:/sbin have "$program" || missing+=("$program")
+    done
+    ((${#missing[@]})) || return 0
+    if may_apt; then
+        apt_update
+        without_services apt_install slurm-wlm munge slurmdbd mariadb-server-core && return
+    fi
+    fail "missing: ${missing[*]}; sudo apt-get install --no-install-recommends slurm-wlm munge slurmdbd mariadb-server-core"
+}
+
+# Debian starts services when they are installed, and at every boot from then on: not these.
+without_services() {
+    local unit policy=/usr/sbin/policy-rc.d own="" code=0 enabled=()
+    local units=(munge slurmctld slurmd slurmdbd)
+    for unit in "${units[@]}"; do
+        ! systemctl is-enabled --quiet "$unit" 2>/dev/null || enabled+=("$unit")
+    done
+    if [[ ! -e $policy ]]; then
+        own=$policy
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy"
+    fi
+    "$@" || code=$?
+    [[ -z $own ]] || as_root rm -f "$own"
+    for unit in "${units[@]}"; do
+        [[ " ${enabled[*]:-} " == *" $unit "* ]] || as_root systemctl --quiet disable "$unit" >/dev/null 2>&1 || true
+    done
+    return "$code"
 }
 
 column() { cut -d'|' -f"$1" | sort -u | tr '\n' ' '; }

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from difflib import get_close_matches
 from functools import cache
@@ -39,6 +40,9 @@ __all__ = [
 
 KINDS = ("losses", "modifiers", "strategies", "models", "datasets", "teachers")
 _ROOT = Path(__file__).parent
+
+SNAPSHOT = "KDSCALE_PLUGINS"
+"""Where a cluster job finds the copy of a user's plug-ins that was made when it was submitted."""
 REQUIRED, UNREADABLE = object(), object()
 """In place of an option's default: it has none; it is computed, so that the file does not tell."""
 
@@ -154,7 +158,8 @@ def user_class(text: str, allow: Sequence[str], path: Sequence[Path]) -> Any:
     package = module_name.partition(".")[0]
     if package not in allow:
         raise PluginError(f"{text}: {package} may not be imported; add it to plugins.allow: [{package}]")
-    for folder in reversed([str(Path(p).resolve()) for p in path]):
+    copied = os.environ.get(SNAPSHOT)
+    for folder in [copied] if copied else reversed([str(Path(p).resolve()) for p in path]):
         if folder not in sys.path:
             sys.path.insert(0, folder)
     try:

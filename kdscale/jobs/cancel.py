@@ -10,11 +10,12 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdscale.errors import StageError
+from kdscale.errors import StageError, SubmissionError
 from kdscale.jobs.overview import SweepView
+from kdscale.jobs.slurm.submit import withdraw
 from kdscale.pipeline.artifacts import UNDER_WAY, Root, StageFolder, SweepFolder
 from kdscale.pipeline.claims import this
 from kdscale.pipeline.names import resolve
@@ -41,17 +42,18 @@ def cancel(name: str, root: Root, reason: str, wait_s: float) -> Iterator[str]:
     """
     found = resolve(name, root)
     if isinstance(found, StageFolder):
-        yield from _cancel_stage(found, name, reason, wait_s)
+        yield from _cancel_stage(found, root, name, reason, wait_s)
     else:
         yield from _cancel_sweep(found, root, reason, wait_s)
 
 
-def _cancel_stage(folder: StageFolder, name: str, reason: str, wait_s: float) -> Iterator[str]:
+def _cancel_stage(folder: StageFolder, root: Root, name: str, reason: str, wait_s: float) -> Iterator[str]:
     state = folder.state()["state"]
     if state in REST and folder.claimant() is None:
         raise StageError(f"{name} is {state}: there is nothing to cancel")
     ran = folder.claimant() is not None
     yield _ask(folder, name, reason, signalled=True)
+    yield from _withdraw(root, [folder.digest])
     yield from _wait([(name, folder)] if ran else [], wait_s)
 
 
@@ -72,9 +74,18 @@ def _cancel_sweep(sweep: SweepFolder, root: Root, reason: str, wait_s: float) ->
         yield _ask(stage.folder, stage.name, reason, signalled=launcher is None)
         if stage.live:
             asked.append((stage.name, stage.folder))
+    yield from _withdraw(root, [s.digest for s in open_stages if s.digest not in needed])
     if launcher is not None and not needed.keys() & {stage.digest for stage in open_stages}:
         yield _signal(launcher, "its launcher")
     yield from _wait(asked, wait_s)
+
+
+def _withdraw(root: Root, digests: Sequence[str]) -> Iterator[str]:
+    """Take out of a cluster's queue what has not begun; what runs sees the wish by itself."""
+    try:
+        withdraw(root, digests)
+    except SubmissionError as error:
+        yield f"{error}; a job that begins sees the wish and ends"
 
 
 def _needed_elsewhere(sweep: SweepFolder, root: Root) -> dict[str, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kdscale.config.load import Sweep
+    from kdscale.jobs.slurm.profile import Profile
     from kdscale.jobs.warm import WarmParent
     from kdscale.pipeline.artifacts import Root
     from kdscale.pipeline.planned import Plan
@@ -61,18 +62,22 @@ def _run(options: argparse.Namespace, command: str) -> int:
         return listings.plugins_of([*options.list, *([options.config] if options.config else []), *options.overrides])
     if not options.config:
         raise ConfigError("which config? python launch/sweep.py CONFIG [KEY=VALUE ...] (see --help)")
-    _known_cluster(options.cluster)
+    profile = _profile(options.cluster)
     warm = _warm_parent(options)
     try:
-        return _sweep(options, command, warm)
+        return _sweep(options, command, warm, profile)
     finally:
         if warm is not None:
             warm.close()
 
 
-def _known_cluster(name: str) -> None:
-    if name not in ("local", "inline"):
-        raise ConfigError(f"--cluster {name}: not built yet; local and inline are (SLURM is the next step)")
+def _profile(cluster: str) -> Profile | None:
+    """What `--cluster` names, where it is not this machine. Raises: ConfigError."""
+    if cluster in ("local", "inline"):
+        return None
+    from kdscale.jobs.slurm.profile import load_profile
+
+    return load_profile(cluster)
 
 
 def _warm_parent(options: argparse.Namespace) -> WarmParent | None:
@@ -84,7 +89,7 @@ def _warm_parent(options: argparse.Namespace) -> WarmParent | None:
     return WarmParent()
 
 
-def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None) -> int:
+def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, profile: Profile | None) -> int:
     from rich.console import Console
 
     from kdscale.config.load import load
@@ -98,7 +103,7 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None) -
         console.print(show_config(sweep), markup=False, highlight=False, soft_wrap=True)
         return DONE
     root = Root.find(options.runs)
-    plan = _plan(sweep, root, options, command)
+    plan = _plan(sweep, root, options, command, profile)
     if options.explain:
         from kdscale.jobs.explanation import explain_screen
 
@@ -107,25 +112,33 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None) -
         from kdscale.jobs.screens import plan_screen
 
         console.print(plan_screen(plan))
+        if profile is not None:
+            from kdscale.jobs.slurm.submit import scripts
+
+            for script in scripts(root, plan, profile):
+                console.print(script, markup=False, highlight=False, soft_wrap=True)
     if options.explain or options.dry_run:
         return DONE
     if options.smoke:
         from kdscale.jobs.smoke import smoke
 
         return smoke(plan, sweep, root, console)
-    return _execute(plan, root, options, console, warm, sweep)
+    return _execute(plan, root, options, console, warm, sweep, profile)
 
 
-def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str) -> Plan:
+def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, profile: Profile | None) -> Plan:
+    from kdscale.pipeline.machine import Site
     from kdscale.pipeline.plan import make_plan
 
     runs = not (options.dry_run or options.explain)
-    return make_plan(sweep, root, fresh=options.fresh, fetch=runs, command=command)
+    site = Site(profile.precision) if profile is not None else None
+    return make_plan(sweep, root, fresh=options.fresh, fetch=runs, command=command, site=site)
 
 
-def _execute(
-    plan: Plan, root: Root, options: argparse.Namespace, console: Console, warm: WarmParent | None, sweep: Sweep
-) -> int:
+def _execute(  # noqa: PLR0913
+    plan: Plan, root: Root, options: argparse.Namespace, console: Console, warm: WarmParent | None, sweep: Sweep,
+    profile: Profile | None,
+) -> int:  # fmt: skip
     from kdscale.trackers.destination import destination
 
     destination(root.path, plan.tracking["uri"], plan.tracking["experiment"])  # a bad address fails before anything
@@ -142,6 +155,8 @@ def _execute(
 
             states = run_inline(root, plan, lambda text: console.print(text, markup=False, highlight=False))
             return _conclude(plan, folder, root, states, console, None)
+        if profile is not None:
+            return _run_slurm(plan, root, folder, console, profile, detach=options.detach)
         assert warm is not None
         return _run_local(plan, root, folder, console, warm)
 
@@ -173,6 +188,29 @@ def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: War
     code = _conclude(plan, folder, root, states, console, shipper)
     if local.stopped:
         console.print("stopped; the same command goes on from here", markup=False)
+    return code
+
+
+def _run_slurm(plan: Plan, root: Root, folder: Path, console: Console, profile: Profile, *, detach: bool) -> int:
+    from kdscale.jobs.slurm.follow import Follower
+    from kdscale.jobs.slurm.submit import Submission
+    from kdscale.jobs.watch import Watch
+
+    with Watch(folder, console) as watch:
+        submission = Submission(root, plan, profile, watch.say)
+        submission.submit()
+        if detach:
+            return DONE
+        shipper = _shipper(plan, root, folder, watch.say)
+        follower = Follower(submission)
+        with _OnSignals(follower.leave):
+            states = follower.run(watch.update)
+        watch.update()
+    code = _conclude(plan, folder, root, states, console, shipper)
+    if follower.stopped:
+        console.print(
+            "left; the jobs go on. The same command follows them again, launch/cancel.py ends them", markup=False
+        )
     return code
 
 

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -29,26 +30,48 @@ _PR_SET_PDEATHSIG = 1
 log = logging.getLogger("kdscale")
 
 
-def main(root: Path, digest: str) -> NoReturn:
-    """Run the stage and leave the process with its exit code."""
+def main(
+    root: Path,
+    digest: str,
+    *,
+    watch: Callable[[Any], None] = lambda stop: None,
+    last: Callable[[int], int] = lambda code: code,
+) -> NoReturn:
+    """Run the stage and leave the process with its exit code.
+
+    Args:
+        root: of the runs.
+        digest: of the stage.
+        watch: given the stage's Stop before it begins, to ask for an end by it.
+        last: called with the exit code when all is saved; returns the one to leave with.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     code = FAILED
     try:
-        code = _run(root, digest)
+        code = _run(root, digest, watch)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it must be written down before the process is gone
         code = NO_SPACE if atomic.is_disk_full(error) else FAILED
         _record(root, digest, error)
         traceback.print_exc()
     finally:
+        code = _said_last(last, code)
         sys.stdout.flush()
         sys.stderr.flush()
         # past the interpreter's own exit, where gloo's threads sometimes abort a process that has done its work
         os._exit(code)
 
 
-def _run(root: Path, digest: str) -> int:
+def _said_last(last: Callable[[int], int], code: int) -> int:
+    try:
+        return last(code)
+    except BaseException:  # noqa: BLE001 - the process ends here, with the code that it had
+        traceback.print_exc()
+        return code
+
+
+def _run(root: Path, digest: str, watch: Callable[[Any], None]) -> int:
     import torch
 
     from kdscale import ranks
@@ -59,6 +82,7 @@ def _run(root: Path, digest: str) -> int:
 
     stop = Stop()
     _listen(stop)
+    watch(stop)
     folder = Root.find(root).stage(digest)
     if folder is not None and folder.definition()["kind"] == "convert":
         from kdscale.train.convert import run_conversion

@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from kdscale.config.schema import StageSpec, TrainConfig
 from kdscale.errors import ConfigError
 
-__all__ = ["best_precision", "fitting_processes", "processes_of", "threads_of"]
+__all__ = ["Site", "best_precision", "fitting_processes", "processes_of", "threads_of"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster that the planning machine is not like."""
+
+    precision: str | None = None
+    """What `train.precision: auto` means there; None where its nodes compute as this machine does."""
+
+    def precision_of(self, spec: StageSpec) -> str:
+        """Precision of a stage that leaves it open: GPUs of clusters have had bf16 since 2020."""
+        return self.precision or ("bf16" if spec.resources.gpus_per_process else best_precision())
+
+    def processes_of(self, spec: StageSpec) -> int:
+        """Tasks of a stage's job.
+
+        Raises:
+            ConfigError: engine and resources contradict each other, or the global batch does not divide.
+        """
+        asked, wish = spec.resources, spec.engine.processes
+        per_node = asked.processes_per_node or (1 if wish == "auto" else -(-int(wish) // asked.nodes))
+        processes = asked.nodes * per_node
+        if wish not in ("auto", processes):
+            raise ConfigError(
+                f"stages.{spec.name}.engine.processes: {wish}, but resources ask for {asked.nodes} nodes x {per_node} "
+                "processes: leave one of them out"
+            )
+        _demand_divisible(spec, processes)
+        return processes
 
 
 def best_precision() -> str:
@@ -40,9 +70,14 @@ def processes_of(spec: StageSpec) -> int:
     """
     train, wish = spec.train, spec.engine.processes
     processes = fitting_processes(train.batch_size, train) if wish == "auto" else int(wish)
+    _demand_divisible(spec, processes)
+    return processes
+
+
+def _demand_divisible(spec: StageSpec, processes: int) -> None:
+    train = spec.train
     if train.batch_size % (processes * train.accumulation):
         raise ConfigError(
             f"stages.{spec.name}.train.batch_size: {train.batch_size} does not divide by "
             f"{processes} processes x accumulation {train.accumulation}"
         )
-    return processes

@@ -23,7 +23,7 @@ from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Parent
 from kdscale.pipeline.cost import conversion_cost, training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
-from kdscale.pipeline.machine import best_precision, processes_of
+from kdscale.pipeline.machine import Site, best_precision, processes_of
 from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial
 from kdscale.pipeline.references import in_order, parents_first, parents_of
 from kdscale.pipeline.reuse import judge
@@ -31,13 +31,14 @@ from kdscale.pipeline.reuse import judge
 __all__ = ["Plan", "PlannedStage", "PlannedTrial", "make_plan"]
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913
     sweep: Sweep,
     root: Root,
     *,
     fresh: Sequence[str] = (),
     fetch: bool = False,
     command: str = "",
+    site: Site | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Plan all trials of a sweep.
@@ -48,12 +49,13 @@ def make_plan(
         fetch: whether data that is missing is downloaded now, so that nothing starts that cannot go on.
         fresh: names of stages that are made anew even where done.
         command: for the record.
+        site: where it will run, if not here.
         say: told what takes time.
 
     Raises:
         KDScaleError: with the key path, for whatever could not work.
     """
-    planner = _Planner(root, say, fetch=fetch)
+    planner = _Planner(root, say, site, fetch=fetch)
     trials = [planner.trial(trial) for trial in sweep.trials]
     stages = planner.finish(fresh)
     first = sweep.trials[0].experiment
@@ -74,8 +76,8 @@ def make_plan(
 class _Planner:
     """Gathers unique stages; whatever several trials share is worked out once."""
 
-    def __init__(self, root: Root, say: Callable[[str], None], *, fetch: bool) -> None:
-        self._root, self._say, self._fetch = root, say, fetch
+    def __init__(self, root: Root, say: Callable[[str], None], site: Site | None, *, fetch: bool) -> None:
+        self._root, self._say, self._site, self._fetch = root, say, site, fetch
         self._stages: dict[str, PlannedStage] = {}
         self._keep: dict[str, set[str]] = {}
         self._data: dict[str, tuple[Dataset, DatasetInfo, str]] = {}
@@ -189,8 +191,10 @@ class _Planner:
             student = student.model_copy(update={"weights_hash": self._file_hash(student), "input": own})
         if train.precision == "auto":
             self._precision = self._precision or best_precision()
-            train = train.model_copy(update={"precision": self._precision})
-        engine = engine.model_copy(update={"processes": processes_of(spec)})
+            wanted = self._site.precision_of(spec) if self._site else self._precision
+            train = train.model_copy(update={"precision": wanted})
+        processes = self._site.processes_of(spec) if self._site else processes_of(spec)
+        engine = engine.model_copy(update={"processes": processes})
         return spec.model_copy(update={"train": train, "engine": engine, "student": student})
 
     def _file_hash(self, student: StudentConfig) -> str:

@@ -1,0 +1,102 @@
+"""Which stages make one array, and what each array waits for.
+
+stages of equal depth and resources -> one array, unless its tasks wait for different jobs:
+  all wait for the same jobs          afterok:12:13
+  each waits for one task of an array aftercorr:12        tasks are ordered as their parents are
+  anything else                       one array for each set of parents
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kdscale.pipeline.planned import Plan, PlannedStage
+
+__all__ = ["Group", "dependency", "groups"]
+
+
+@dataclass
+class Group:
+    """Stages that are submitted together."""
+
+    stages: list[PlannedStage]
+    parents: list[frozenset[str]] = field(default_factory=list)
+    """Of each stage: digests of the stages that must be done before, and are not."""
+
+    def order_as(self, jobs: Mapping[str, str]) -> None:
+        """Put stages that each wait for one task of an array into that array's order."""
+        waits = [[_order(jobs[parent]) for parent in parents if parent in jobs] for parents in self.parents]
+        if all(len(one) == 1 for one in waits):
+            order = sorted(range(len(waits)), key=lambda index: waits[index])
+            self.stages = [self.stages[index] for index in order]
+            self.parents = [self.parents[index] for index in order]
+
+
+def groups(plan: Plan, submit: Sequence[PlannedStage], done: frozenset[str], most: int) -> Iterator[Group]:
+    """Cut what is to be submitted into arrays, parents first.
+
+    Args:
+        plan: of the sweep.
+        submit: its stages that are neither done nor queued.
+        done: digests of the stages that need not be waited for.
+        most: tasks of one array.
+    """
+    kinds: dict[tuple[int, str], Group] = {}
+    first = plan.measured_first
+    for stage in submit:
+        waits = {parent for parent, _ in stage.parents.values()}
+        waits |= set() if stage.digest in first else first
+        group = kinds.setdefault((_depth(stage, first), _asks(stage)), Group([]))
+        group.stages.append(stage)
+        group.parents.append(frozenset(waits - done))
+    for _, group in sorted(kinds.items(), key=lambda item: item[0]):
+        for part in _by_parents(group):
+            for start in range(0, len(part.stages), most):
+                yield Group(part.stages[start : start + most], part.parents[start : start + most])
+
+
+def dependency(group: Group, jobs: Mapping[str, str]) -> str | None:
+    """What sbatch is told to wait for.
+
+    Args:
+        group: whose parents have all been submitted.
+        jobs: job by stage; 12 or 12_3.
+    """
+    waited = [sorted(jobs[parent] for parent in parents if parent in jobs) for parents in group.parents]
+    if len(group.stages) > 1 and all(waited[0] != other for other in waited[1:]):
+        arrays = {job.partition("_")[0] for one in waited for job in one}
+        if len(arrays) == 1 and waited == [[f"{next(iter(arrays))}_{index}"] for index in range(len(waited))]:
+            return f"aftercorr:{next(iter(arrays))}"
+    everyone = list(dict.fromkeys(job for one in waited for job in one))
+    return "afterok:" + ":".join(everyone) if everyone else None
+
+
+def _order(job: str) -> tuple[int, str]:
+    """Tasks of an array by number, not by name."""
+    array, _, task = job.partition("_")
+    return int(task or 0), array
+
+
+def _asks(stage: PlannedStage) -> str:
+    spec = stage.definition["spec"]
+    return repr(sorted(spec.get("resources", {}).items())) + repr(spec["engine"].get("processes", 1))
+
+
+def _depth(stage: PlannedStage, first: set[str]) -> int:
+    """Stages that wait for imported networks to be measured come after those."""
+    return stage.depth if stage.digest in first or not first else stage.depth + 1000
+
+
+def _by_parents(group: Group) -> Iterator[Group]:
+    """Keep together what waits for the same, or for one another's own; else split."""
+    own = len({parents for parents in group.parents}) == len(group.stages) and all(len(p) == 1 for p in group.parents)
+    if own:
+        yield group
+        return
+    parts: dict[frozenset[str], Group] = {}
+    for stage, parents in zip(group.stages, group.parents, strict=True):
+        part = parts.setdefault(parents, Group([]))
+        part.stages.append(stage)
+        part.parents.append(parents)
+    yield from parts.values()

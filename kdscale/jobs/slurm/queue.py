@@ -1,0 +1,94 @@
+"""What the scheduler says: one question at a time, to squeue and scontrol, which work without accounting."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdscale.errors import SubmissionError
+
+__all__ = ["QueuedJob", "array_limit", "ask", "cancel_jobs", "queued_jobs", "requeue"]
+
+TIMEOUT_S = 60.0
+DEFAULT_ARRAY_LIMIT = 1001
+_GONE = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+)
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job, or one task of an array, that the scheduler will run or runs."""
+
+    id: str
+    """123, or 123_4."""
+    state: str
+    """PENDING, RUNNING, COMPLETING, REQUEUED ..."""
+    reason: str
+    nodes: str
+
+    @property
+    def never(self) -> bool:
+        """Whether it waits for what can no longer happen."""
+        return self.reason == "DependencyNeverSatisfied"
+
+
+def ask(*command: str) -> str:
+    """Run one of SLURM's commands; returns what it prints.
+
+    Raises:
+        SubmissionError: it is missing, fails, or does not answer.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except FileNotFoundError:
+        raise SubmissionError(f"{command[0]} is not here: is this a login node of a SLURM cluster?") from None
+    except subprocess.TimeoutExpired:
+        raise SubmissionError(
+            f"{command[0]} has not answered for {TIMEOUT_S:.0f} s: the scheduler is busy or down"
+        ) from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise SubmissionError(f"{' '.join(command[:2])}: {said[-1] if said else f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def queued_jobs() -> dict[str, QueuedJob]:
+    """All jobs of this user that are not over, by id. Raises: SubmissionError."""
+    found = {}
+    for line in ask("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%N").splitlines():
+        name, state, reason, nodes = line.split("|", 3)
+        if state not in _GONE:
+            found[name] = QueuedJob(name, state, reason, nodes)
+    return found
+
+
+def requeue(job: str) -> bool:
+    """Put a job back into the queue; one that is there already is so too.
+
+    Returns:
+        Whether it will run again.
+    """
+    try:
+        ask("scontrol", "requeue", job)
+    except SubmissionError:
+        try:
+            states = ask("squeue", "--noheader", f"--jobs={job}", "--format=%T").split()
+        except SubmissionError:
+            return False
+        return any(state in ("PENDING", "REQUEUED", "REQUEUE_HOLD") for state in states)
+    return True
+
+
+def cancel_jobs(jobs: Sequence[str]) -> None:
+    """Take jobs out of the queue, or end them. Raises: SubmissionError."""
+    if jobs:
+        ask("scancel", "--quiet", *jobs)
+
+
+def array_limit() -> int:
+    """Most tasks that an array may have here. Raises: SubmissionError."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
+    return max(1, int(found.group(1)) - 1) if found else DEFAULT_ARRAY_LIMIT - 1

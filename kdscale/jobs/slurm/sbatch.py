@@ -1,0 +1,100 @@
+"""What is asked of sbatch, through submitit: one srun task a process, and no torchrun in between."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdscale.config.sections import ResourcesConfig
+from kdscale.jobs.slurm.profile import Profile
+from kdscale.pipeline.planned import PlannedStage
+
+__all__ = ["Layout", "parameters", "text"]
+
+SHORT_JOBS_KEEP = 0.2
+"""Share of its time that a short job keeps for saving itself, where the profile's delay would be more."""
+
+
+class Layout:
+    """How many tasks a stage's job has, and where."""
+
+    def __init__(self, stage: PlannedStage) -> None:
+        spec = stage.definition["spec"]
+        self.asked = ResourcesConfig.model_validate(spec.get("resources", {}))
+        self.processes = 1 if stage.kind == "convert" else int(spec["engine"]["processes"])
+        self.nodes = 1 if stage.kind == "convert" else self.asked.nodes
+        self.per_node = math.ceil(self.processes / self.nodes)
+
+
+def parameters(
+    stage: PlannedStage, profile: Profile, *, name: str, waits_for: str | None, code: Path | None, root: Path
+) -> dict[str, Any]:
+    """Parameters for submitit of a job or array of stages like this one.
+
+    Args:
+        stage: one of them: they ask for the same.
+        profile: of the site.
+        name: of the job.
+        waits_for: a dependency, as sbatch has it.
+        code: the snapshot that jobs run from.
+        root: the run root.
+    """
+    has = Layout(stage)
+    asked = has.asked
+    further: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **profile.sbatch}
+    if asked.time_floor_min is not None:
+        further["time-min"] = asked.time_floor_min
+    further |= _gpus(has, profile)
+    given = {
+        "job_name": name, "time": asked.time_min, "nodes": has.nodes, "ntasks_per_node": has.per_node,
+        "cpus_per_task": asked.cpus_per_process, "mem": f"{round(asked.mem_gb * 1024)}MB" if asked.mem_gb else None,
+        "partition": asked.partition or profile.partition, "account": profile.account, "qos": profile.qos,
+        "constraint": profile.constraint, "exclude": profile.exclude, "dependency": waits_for, "wckey": None,
+        "signal_delay_s": signal_delay_s(profile, asked.time_min), "stderr_to_stdout": True,
+        "setup": [*_environment(code, root), *profile.setup], "additional_parameters": further,
+        # srun has not taken this over from sbatch since 22.05; and one dead rank must not leave the others waiting
+        "srun_args": [f"--cpus-per-task={asked.cpus_per_process}", "--kill-on-bad-exit=1", *profile.srun_args],
+    }  # fmt: skip
+    if profile.array_parallel is not None:
+        given["array_parallelism"] = profile.array_parallel
+    return {key: value for key, value in given.items() if value is not None or key == "wckey"}
+
+
+def text(given: Mapping[str, Any], tasks: int, logs: Path) -> str:
+    """The script that sbatch would get."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    python = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(logs))}"
+    count = {"map_count": tasks} if tasks > 1 else {}
+    return str(_make_sbatch_string(command=python, folder=logs, **{**given, **count}))
+
+
+def signal_delay_s(profile: Profile, time_min: int) -> int:
+    """Seconds before its end that a job is told; SLURM may be a minute early."""
+    return min(profile.signal_delay_s, max(5, round(SHORT_JOBS_KEEP * time_min * 60)))
+
+
+def _gpus(has: Layout, profile: Profile) -> dict[str, Any]:
+    count = has.asked.gpus_per_process * has.per_node
+    if not count:
+        return {}
+    kind = f"{profile.gpu_type}:" if profile.gpu_type else ""
+    return {"gres": f"gpu:{kind}{count}"} if profile.gpus == "gres" else {"gpus-per-node": f"{kind}{count}"}
+
+
+def _environment(code: Path | None, root: Path) -> list[str]:
+    """Lines that make a job run the code that was submitted, whatever has become of it since."""
+    lines = ["export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"]
+    reuse = os.environ.get("KDSCALE_REUSE")
+    if reuse:
+        lines.append(f"export KDSCALE_REUSE={shlex.quote(reuse)}")
+    lines.append(f"export KDSCALE_RUNS={shlex.quote(str(root))}")
+    if code is not None:
+        plugins = shlex.quote(str(code / "plugins"))
+        lines += [f"export PYTHONPATH={shlex.quote(str(code))}:{plugins}", f"export KDSCALE_PLUGINS={plugins}"]
+    return lines

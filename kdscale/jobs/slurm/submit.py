@@ -1,0 +1,148 @@
+"""Hand a plan to SLURM: each stage once, whoever asks, and again only when its job is gone.
+
+    plan -> stages neither done nor queued -> arrays -> sbatch, through submitit -> runs/jobs/<id>.json
+
+Everything happens under one lock of the run root, after one question to the scheduler: two launchers at once, or the
+same command twice, submit each stage once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdscale import atomic
+from kdscale.errors import SubmissionError
+from kdscale.jobs.prepare import note_state
+from kdscale.jobs.slurm.groups import Group, dependency, groups
+from kdscale.jobs.slurm.profile import Profile
+from kdscale.jobs.slurm.queue import array_limit, cancel_jobs, queued_jobs
+from kdscale.jobs.slurm.sbatch import parameters, text
+from kdscale.jobs.slurm.snapshot import take_snapshot
+from kdscale.jobs.slurm.worker import run
+from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.claims import locked
+from kdscale.pipeline.planned import Plan, PlannedStage
+
+__all__ = ["Submission", "jobs_of_stages", "scripts", "withdraw"]
+
+NOT_AGAIN = frozenset({"failed", "cancelled", "blocked", "paused"})
+"""States in which a stage waits for its user, not for a job."""
+LOCK_S = 600.0
+
+
+@dataclass
+class Submission:
+    """Submits a plan's stages, and knows which job each of them is."""
+
+    root: Root
+    plan: Plan
+    profile: Profile
+    say: Callable[[str], None]
+
+    def submit(self) -> int:
+        """Submit what is neither done nor queued; returns how many stages that were.
+
+        Raises:
+            SubmissionError: the scheduler refused, or does not answer; what was submitted before that stays.
+        """
+        folder = self.root.path / "jobs"
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".lock", LOCK_S):
+            queue = queued_jobs()
+            jobs = {d: job for d, job in jobs_of_stages(self.root).items() if job in queue and not queue[job].never}
+            wanted = [s for s in self.plan.todo if s.digest not in jobs and self._state(s) not in {"done", *NOT_AGAIN}]
+            if not wanted:
+                return 0
+            done = frozenset(d for d, s in self.plan.stages.items() if s.reuse.done or self._state(s) == "done")
+            code = take_snapshot(self.root.path, self.plan)
+            most = min(self.profile.array_size or array_limit(), array_limit())
+            for group in groups(self.plan, wanted, done, most):
+                if self._may_run(group, jobs, done):
+                    self._submit(group, jobs, code)
+            return sum(stage.digest in jobs for stage in wanted)
+
+    def _may_run(self, group: Group, jobs: Mapping[str, str], done: frozenset[str]) -> bool:
+        """Not where a parent waits for its user."""
+        return all(parent in jobs or parent in done for parents in group.parents for parent in parents)
+
+    def _submit(self, group: Group, jobs: dict[str, str], code: Path) -> None:
+        from submitit.core.utils import FailedJobError
+        from submitit.slurm.slurm import SlurmExecutor
+
+        logging.getLogger("submitit").setLevel(logging.ERROR)
+        group.order_as(jobs)
+        first, logs = group.stages[0], self.root.path / "jobs" / "slurm" / "%j"
+        waits_for = dependency(group, jobs)
+        given = parameters(
+            first, self.profile, name=f"{self.plan.name}:{first.name}", waits_for=waits_for, code=code,
+            root=self.root.path,
+        )  # fmt: skip
+        try:
+            executor = SlurmExecutor(folder=logs)
+            executor.update_parameters(**given)
+            with executor.batch():
+                made = [executor.submit(run, str(self.root.path), stage.digest) for stage in group.stages]
+        except (FailedJobError, RuntimeError, OSError) as error:
+            raise SubmissionError(f"{first.name}: sbatch refused it: {_said(error)}") from None
+        for stage, job in zip(group.stages, made, strict=True):
+            jobs[stage.digest] = str(job.job_id)
+            self._note(stage, str(job.job_id), waits_for)
+        names = ", ".join(dict.fromkeys(stage.name for stage in group.stages))
+        tasks = f" x {len(group.stages)}" if len(group.stages) > 1 else ""
+        after = f", {waits_for}" if waits_for else ""
+        self.say(f"submitted {names}{tasks} as job {jobs[first.digest].partition('_')[0]}{after}")
+
+    def _note(self, stage: PlannedStage, job: str, waits_for: str | None) -> None:
+        note = {
+            "schema": 1, "job": job, "digest": stage.digest, "stage": stage.name, "sweep": self.plan.folder_name,
+            "submitted": time.time(), "waits_for": waits_for,
+        }  # fmt: skip
+        atomic.write_json(self.root.path / "jobs" / f"{job}.json", note)
+        folder = self.root.stage(stage.digest)
+        assert folder is not None
+        note_state(folder, "queued", f"job {job}")
+
+    def _state(self, stage: PlannedStage) -> str:
+        folder = self.root.stage(stage.digest)
+        return str(folder.state()["state"]) if folder is not None else "waiting"
+
+
+def jobs_of_stages(root: Root) -> dict[str, str]:
+    """The job that each stage was last submitted as, by digest."""
+    notes = [atomic.read_json(path) for path in (root.path / "jobs").glob("*.json")]
+    return {note["digest"]: note["job"] for note in sorted(filter(None, notes), key=lambda note: note["submitted"])}
+
+
+def withdraw(root: Root, digests: Collection[str]) -> None:
+    """Take the jobs of stages out of the queue that do not run yet. Raises: SubmissionError."""
+    jobs = [job for digest, job in jobs_of_stages(root).items() if digest in digests]
+    queue = queued_jobs() if jobs else {}
+    cancel_jobs([job for job in jobs if job in queue and queue[job].state == "PENDING"])
+
+
+def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
+    """The scripts that sbatch would get, one for each array, with names in place of the jobs waited for."""
+    done = frozenset(digest for digest, stage in plan.stages.items() if stage.reuse.done)
+    names: dict[str, str] = {}
+    made = []
+    for number, group in enumerate(groups(plan, plan.todo, done, profile.array_size or 1000), 1):
+        group.order_as(names)
+        single = len(group.stages) == 1
+        waits_for = dependency(group, names)
+        names |= {s.digest: f"JOB{number}" if single else f"JOB{number}_{i}" for i, s in enumerate(group.stages)}
+        given = parameters(
+            group.stages[0], profile, name=f"{plan.name}:{group.stages[0].name}", waits_for=waits_for,
+            code=root.path / "code" / "SNAPSHOT", root=root.path,
+        )  # fmt: skip
+        listed = "\n".join(f"#   {names[stage.digest]}  {stage.name}-{stage.digest[:12]}" for stage in group.stages)
+        made.append(f"{text(given, len(group.stages), root.path / 'jobs' / 'slurm' / '%j')}\n{listed}\n")
+    return made
+
+
+def _said(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if "sbatch: error" in line]
+    return (lines[-1] if lines else str(error)).strip()[:300]

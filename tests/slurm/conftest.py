@@ -1,0 +1,177 @@
+"""A real SLURM cluster of two nodes on this machine, up for the session, and sweeps submitted to it as a user does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdscale.pipeline.artifacts import Root, StageFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "slurm" / "local-cluster" / "cluster.sh"
+PROFILE = ROOT / "slurm" / "profiles" / "local-cluster.yaml"
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+
+NET = {"model": "resnet_cifar", "depth": 8, "widths": [4, 8, 16]}
+EXPERIMENT: dict[str, Any] = {
+    "name": "drill",
+    "data": {
+        "name": "synthetic", "augment": {"crop": 2, "flip": True}, "val_fraction": 0.1,
+        "options": {"train_rows": 720, "test_rows": 100, "size": 16},
+    },
+    "train": {
+        "epochs": 3, "batch_size": 32, "lr": 0.05, "log_every_steps": 4, "checkpoint_every_steps": 7,
+        "precision": "fp32",
+    },
+    "tracking": {"uri": "off"},
+    "stages": {
+        "teacher": {"student": NET, "losses": [{"name": "ce"}]},
+        "student": {
+            "student": NET,
+            "teachers": {"teacher": {"from": "teacher"}},
+            "losses": [{"name": "ce", "weight": 0.5}, {"name": "kd", "weight": 0.5}],
+        },
+    },
+}  # fmt: skip
+LONG_TEACHER = {"stages.teacher.train.epochs": 60}
+"""Some twenty seconds of work, to be disturbed in."""
+
+
+PLACE: dict[str, str] = {}
+"""Where the session's cluster is: every test has its environment swept clean of KDSCALE_ settings."""
+
+
+def control(*command: str) -> str:
+    """Run cluster.sh."""
+    done = subprocess.run([CLUSTER, *command], env=os.environ | PLACE, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def slurm_env() -> dict[str, str]:
+    found = dict(line.removeprefix("export ").split("=", 1) for line in control("env").splitlines())
+    return {"SLURM_CONF": found["SLURM_CONF"]}
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Up for all tests; where there is no SLURM, or no root for its nodes' namespaces, they are skipped and say so."""
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
+    if missing or os.geteuid():
+        pytest.skip(f"no SLURM to be had here: {', '.join(missing) or 'two nodes need root'} (make test-slurm)")
+    with socket.socket() as probe:  # twenty ports in a row, below those that the kernel gives away
+        probe.bind(("127.0.0.1", 0))
+        port = 12000 + probe.getsockname()[1] % 4000
+    with tempfile.TemporaryDirectory(prefix="kdscale-slurm-", dir="/tmp") as folder:
+        PLACE.update({"KDSCALE_CLUSTER": folder, "KDSCALE_CLUSTER_PORT": str(port)})
+        os.environ["PATH"] = path
+        control("up")
+        os.environ |= slurm_env()
+        try:
+            yield
+        finally:
+            control("down")
+            del os.environ["SLURM_CONF"]
+
+
+@dataclass
+class Drill:
+    """One runs root, and a sweep in it."""
+
+    root: Path
+    config: Path
+
+    def sweep(self, *overrides: str, check: bool = True, detach: bool = False) -> subprocess.CompletedProcess[str]:
+        """launch/sweep.py, to its end."""
+        done = subprocess.run(
+            self.command(*overrides, *(["--detach"] if detach else [])), capture_output=True, text=True, timeout=400
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def command(self, *overrides: str) -> list[str]:
+        return [
+            sys.executable, str(ROOT / "launch" / "sweep.py"), str(self.config), *overrides, "--cluster", str(PROFILE),
+            "--runs", str(self.root),
+        ]  # fmt: skip
+
+    def start(self, *overrides: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def stages(self, name: str) -> list[StageFolder]:
+        return [folder for folder in Root(self.root).stages() if folder.name == name]
+
+    def stage(self, name: str) -> StageFolder:
+        (folder,) = self.stages(name)
+        return folder
+
+    def state(self, name: str) -> dict[str, Any]:
+        return self.stage(name).state()
+
+    def weights(self, name: str) -> bytes:
+        return (self.stage(name).path / "student.safetensors").read_bytes()
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        """Without what the clock decides."""
+        lines = [json.loads(line) for line in self.stage(name).metrics.read_text().splitlines()]
+        timed = ("time/", "train/images_per_s")
+        return [
+            {"step": line["step"], **{k: v for k, v in line["metrics"].items() if not k.startswith(timed)}}
+            for line in lines
+        ]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted((self.root / "jobs").glob("*.json"))]
+
+    def reaches(self, name: str, step: int, within_s: float = 90.0) -> None:
+        """Wait until a stage has trained so far."""
+        wait_until(lambda: bool(self.stages(name)) and int(self.state(name)["step"]) >= step, within_s)
+
+
+def wait_until(true: Callable[[], bool], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, f"not within {within_s} s"
+        time.sleep(0.2)
+
+
+Make = Callable[..., Drill]
+
+
+@pytest.fixture
+def drill(cluster: None, tmp_path: Path) -> Make:
+    def make(name: str = "runs", config: dict[str, Any] = EXPERIMENT) -> Drill:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return Drill(tmp_path / name, path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Drill]:
+    """The same sweep, left alone; each set of overrides is run once."""
+    known: dict[tuple[str, ...], Drill] = {}
+
+    def make(*overrides: str) -> Drill:
+        if overrides not in known:
+            place = tmp_path_factory.mktemp("undisturbed")
+            (place / "drill.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+            known[overrides] = Drill(place / "runs", place / "drill.yaml")
+            known[overrides].sweep(*overrides)
+        return known[overrides]
+
+    return make
