@@ -174,7 +174,8 @@ class _StageRun:
         with parts.exported_weights():
             if not self.main:
                 return
-            tensors = {k: v.detach().cpu().contiguous() for k, v in parts.network.model.state_dict().items()}
+            # copies: on a CPU the tensors are the network's own, which has its live weights again when they are written
+            tensors = {k: v.detach().cpu().contiguous().clone() for k, v in parts.network.model.state_dict().items()}
         target = self.folder.snapshots / selector.replace(":", "_") / "student.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic.aside(target) as side:
