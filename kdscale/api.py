@@ -129,7 +129,7 @@ class Batch:
 # --------------------------------------------------------------------------- networks
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, as Losses: ZeRO 3 looks for tensors in what a module gives by vars()
 class Outputs:
     """What a network answers: logits, and the tapped features in the order the taps were asked for."""
 
@@ -252,7 +252,7 @@ class Weighted(NamedTuple):
     value: Float[Tensor, ""]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Losses:
     """The value of one pass on one rank's batch."""
 
@@ -289,6 +289,13 @@ class Engine(Protocol):
     passes: tuple[str, ...]
     unwrapped: Strategy
     """For evaluation and export only: training must go through `forward`."""
+    left_out: bool
+    """Whether the last update was left out because its gradient was not finite (`on_nonfinite: skip`)."""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the coming step."""
+        ...
 
     def micro(self, index: int) -> AbstractContextManager[None]:
         """Enter micro-batch `index` of the accumulation: gradients are reduced and applied on the last."""
@@ -304,6 +311,10 @@ class Engine(Protocol):
 
     def end_step(self, step: int) -> None:
         """Close a step (all passes done): EMA and the learning rate of step + 1."""
+        ...
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Hold the EMA weights, where EMA is on, in `unwrapped`, whole on every rank; called by all ranks."""
         ...
 
     def save(self, folder: Path) -> None:

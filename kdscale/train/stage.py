@@ -100,6 +100,8 @@ class _StageRun:
         begun = time.perf_counter()
         make_deterministic(self.spec, self.device)
         parts = build(self.definition, self.root, self.device)
+        if ranks.broadcast_object(checkpoint.newest(self.folder.checkpoints) is None):
+            write_first_look(self.folder.path, parts, self.spec.train, write=self.main)  # before any engine shards it
         if self.spec.student.weights is not None and not self.spec.train.epochs:
             check_class_order(parts, f"stages.{self.spec.name}.student")
         loop = self._loop(parts)
@@ -108,8 +110,6 @@ class _StageRun:
             loop.restore(saved)
         loop.tracker = self._spool(saved)
         self._note_start(loop.state, saved)
-        if saved is None:
-            write_first_look(self.folder.path, parts, accumulation=self.spec.train.accumulation, write=self.main)
         left = self.total_steps - loop.state.step
         log.info("ready after %.1f s: %d steps to go", time.perf_counter() - begun, left)
         try:
@@ -243,12 +243,16 @@ class _StageRun:
             loop.tracker.log(loop.state.step, figures.metrics("test"))
             loop.tracker.flush()
         self._expected(figures)
+        with parts.exported_weights():
+            results = self._results(parts, loop.state, figures) if self.main else {}
         if self.main:
-            results = results_of(parts, loop.state, figures, self.definition, self.folder.state()["attempts"])
             self._link_last()
             self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
         return figures
+
+    def _results(self, parts: Parts, state: LoopState, figures: Figures) -> dict[str, Any]:
+        return results_of(parts, state, figures, self.definition, self.folder.state()["attempts"])
 
     def _expected(self, figures: Figures) -> None:
         expect = self.spec.expect
