@@ -11,10 +11,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -64,13 +65,14 @@ class DeepSpeedEngine(TorchEngine):
         deepspeed = _import_deepspeed(self._device.type)
         elements = sum(p.numel() for p in self._parameters)
         config = deepspeed_config(self._train, self._zero_stage, world=ranks.world(), elements=elements)
-        self._engine, self._zero, _, _ = deepspeed.initialize(
-            model=_Answering(self.unwrapped),
-            optimizer=self._optimizer,
-            model_parameters=self._parameters,
-            config=config,
-            dist_init_required=False,
-        )
+        with _contiguous(list(self.unwrapped.parameters()), sharded=self._is_sharded):
+            self._engine, self._zero, _, _ = deepspeed.initialize(
+                model=_Answering(self.unwrapped),
+                optimizer=self._optimizer,
+                model_parameters=self._parameters,
+                config=config,
+                dist_init_required=False,
+            )
 
     def micro(self, index: int) -> AbstractContextManager[None]:
         """Enter micro-batch `index`; only the last one updates."""
@@ -104,6 +106,10 @@ class DeepSpeedEngine(TorchEngine):
             )
 
     # ------------------------------------------------------------------ what is sharded
+
+    def _is_sharded(self, parameter: nn.Parameter) -> bool:
+        """Whether DeepSpeed keeps a parameter in memory of its own."""
+        return self._zero_stage == 3 or (self._zero_stage > 0 and parameter.requires_grad)
 
     def _held(self) -> list[Tensor]:
         if self._zero_stage < 3:
@@ -162,6 +168,18 @@ class _Answering(nn.Module):
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> tuple[Tensor, dict[str, Tensor]]:
         losses: Losses = self.strategy(batch, taught, pass_)
         return losses.total, losses.terms
+
+
+@contextmanager
+def _contiguous(parameters: list[nn.Parameter], sharded: Callable[[nn.Parameter], bool]) -> Iterator[None]:
+    """Hold parameters as DeepSpeed sends them to other ranks; those not sharded then get their own layout back."""
+    layouts = [p.data for p in parameters]
+    for parameter in parameters:
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    yield
+    for parameter, layout in zip(parameters, layouts, strict=True):
+        if not sharded(parameter):
+            parameter.data = layout.copy_(parameter.data)
 
 
 def deepspeed_config(train: TrainConfig, zero_stage: int, *, world: int, elements: int) -> dict[str, Any]:
