@@ -269,6 +269,8 @@ class Strategy(nn.Module):
     student: nn.Module
     passes: tuple[str, ...] = ("main",)
     """Forward-and-update rounds on each batch, in order."""
+    most_zero_stage: ClassVar[Literal[0, 1, 2, 3]] = 3
+    """How far its state can be sharded: 0 needs all ranks to hold every gradient (parts that train in turns)."""
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Return the losses of one pass; called through the engine only."""
