@@ -101,7 +101,7 @@ class _StageRun:
         make_deterministic(self.spec, self.device)
         parts = build(self.definition, self.root, self.device)
         if ranks.broadcast_object(checkpoint.newest(self.folder.checkpoints) is None):
-            write_first_look(self.folder.path, parts, self.spec.train, write=self.main)  # before any engine shards it
+            write_first_look(self.folder.path, parts, self.spec.train, write=self.main)  # before an engine shards it
         if self.spec.student.weights is not None and not self.spec.train.epochs:
             check_class_order(parts, f"stages.{self.spec.name}.student")
         loop = self._loop(parts)
@@ -174,7 +174,8 @@ class _StageRun:
         with parts.exported_weights():
             if not self.main:
                 return
-            tensors = {k: v.detach().cpu().contiguous() for k, v in parts.network.model.state_dict().items()}
+            # copies: on a CPU the tensors are the network's own, which has its live weights again when they are written
+            tensors = {k: v.detach().cpu().contiguous().clone() for k, v in parts.network.model.state_dict().items()}
         target = self.folder.snapshots / selector.replace(":", "_") / "student.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic.aside(target) as side:
@@ -243,16 +244,13 @@ class _StageRun:
             loop.tracker.log(loop.state.step, figures.metrics("test"))
             loop.tracker.flush()
         self._expected(figures)
-        with parts.exported_weights():
-            results = self._results(parts, loop.state, figures) if self.main else {}
-        if self.main:
-            self._link_last()
-            self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
+        with parts.exported_weights():  # on all ranks, each of which may hold a part of them only
+            if self.main:
+                results = results_of(parts, loop.state, figures, self.definition, self.folder.state()["attempts"])
+                self._link_last()
+                self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
         return figures
-
-    def _results(self, parts: Parts, state: LoopState, figures: Figures) -> dict[str, Any]:
-        return results_of(parts, state, figures, self.definition, self.folder.state()["attempts"])
 
     def _expected(self, figures: Figures) -> None:
         expect = self.spec.expect
