@@ -129,7 +129,7 @@ class Batch:
 # --------------------------------------------------------------------------- networks
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, as Losses: ZeRO 3 looks for tensors in what a module gives by vars()
 class Outputs:
     """What a network answers: logits, and the tapped features in the order the taps were asked for."""
 
@@ -252,7 +252,7 @@ class Weighted(NamedTuple):
     value: Float[Tensor, ""]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Losses:
     """The value of one pass on one rank's batch."""
 
@@ -269,6 +269,8 @@ class Strategy(nn.Module):
     student: nn.Module
     passes: tuple[str, ...] = ("main",)
     """Forward-and-update rounds on each batch, in order."""
+    most_zero_stage: ClassVar[Literal[0, 1, 2, 3]] = 3
+    """How far its state can be sharded: 0 needs all ranks to hold every gradient (parts that train in turns)."""
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Return the losses of one pass; called through the engine only."""
@@ -289,6 +291,13 @@ class Engine(Protocol):
     passes: tuple[str, ...]
     unwrapped: Strategy
     """For evaluation and export only: training must go through `forward`."""
+    left_out: bool
+    """Whether the last update was left out because its gradient was not finite (`on_nonfinite: skip`)."""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the coming step."""
+        ...
 
     def micro(self, index: int) -> AbstractContextManager[None]:
         """Enter micro-batch `index` of the accumulation: gradients are reduced and applied on the last."""
@@ -304,6 +313,10 @@ class Engine(Protocol):
 
     def end_step(self, step: int) -> None:
         """Close a step (all passes done): EMA and the learning rate of step + 1."""
+        ...
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Hold the EMA weights, where EMA is on, in `unwrapped`, whole on every rank; called by all ranks."""
         ...
 
     def save(self, folder: Path) -> None:

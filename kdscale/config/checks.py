@@ -39,10 +39,26 @@ def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None
         if name in _RESERVED:
             raise KeyedError(f"stages.{name}", f"{_RESERVED[name]}; call the stage something else")
         _check_plugins(name, spec)
+        _check_engine(name, spec)
         _check_terms(name, spec)
         for key, text in _references(name, spec):
             _check_reference(key, text, stages)
     _check_order(stages)
+
+
+# --------------------------------------------------------------------------- engine
+
+
+def _check_engine(name: str, spec: StageSpec) -> None:
+    at, engine, train = f"stages.{name}", spec.engine, spec.train
+    if engine.name != "deepspeed":
+        if engine.zero_stage:
+            raise KeyedError(f"{at}.engine.zero_stage", f"{engine.name} shards nothing; set engine.name: deepspeed")
+        return
+    if train.precision == "fp16":
+        raise KeyedError(f"{at}.train.precision", "engine deepspeed trains in fp32 or bf16; engine ddp also in fp16")
+    if train.compile and engine.zero_stage == 3:
+        raise KeyedError(f"{at}.train.compile", "ZeRO 3 gathers weights between modules, which are one when compiled")
 
 
 # --------------------------------------------------------------------------- references

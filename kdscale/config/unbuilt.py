@@ -14,8 +14,6 @@ _STAGE = r"stages\.[^.]+"
 _NOT_BUILT: list[tuple[str, tuple[Any, ...], str]] = [
     # key pattern, values that are built, what to say
     (rf"{_STAGE}\.teachers\.[^.]+\.cache", (None,), "the teacher cache is not built yet; leave it out"),
-    (rf"({_STAGE}\.)?engine\.name", ("ddp",), "deepspeed is not built yet; use ddp"),
-    (rf"({_STAGE}\.)?engine\.zero_stage", (0,), "ZeRO needs deepspeed, which is not built yet; leave it out"),
     (r"(stages\.)?(chain|dense|grow|rounds)", (), "macros are not built yet; write the stages out"),
     (rf"{_STAGE}\.export", (None,), "exports are not built yet; leave it out"),
 ]

@@ -1,11 +1,13 @@
-"""Precision of what is summed into a loss."""
+"""Precision of networks, and of what is summed into a loss."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["at_least_fp32"]
+__all__ = ["AUTOCAST", "at_least_fp32", "autocast_of"]
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
@@ -15,3 +17,9 @@ def at_least_fp32(tensor: Tensor) -> Tensor:
     widens what a network under autocast hands to it, before its first operation.
     """
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def autocast_of(precision: str, device: torch.device) -> torch.autocast:
+    """The precision that a config names, as a context for networks; fp32 leaves everything as it is."""
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -23,6 +23,7 @@ from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Parent
 from kdscale.pipeline.cost import conversion_cost, training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
+from kdscale.pipeline.engine_limits import refuse_what_the_engine_cannot_run
 from kdscale.pipeline.machine import Site, best_precision, processes_of
 from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial
 from kdscale.pipeline.references import in_order, parents_first, parents_of
@@ -95,6 +96,7 @@ class _Planner:
 
     def _stage(self, raw: StageSpec, known: Mapping[str, str]) -> str:
         spec = self._resolved(raw)
+        refuse_what_the_engine_cannot_run(spec)
         parents = parents_of(spec, known)
         key = json.dumps([spec.model_dump(mode="json", by_alias=True), parents], sort_keys=True, default=str)
         if key in self._specs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -12,11 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdscale import checkpoint, ranks
-from kdscale.api import Batch, DatasetInfo
+from kdscale.api import Batch, DatasetInfo, Engine
 from kdscale.config.schema import StageSpec
 from kdscale.data.loader import EvalLoader, TrainLoader
 from kdscale.data.store import Store
 from kdscale.engines.ddp import DdpEngine
+from kdscale.engines.deepspeed import DeepSpeedEngine
 from kdscale.errors import StageError
 from kdscale.nn.sync_bn import average_buffers, to_sync_bn
 from kdscale.nn.weights import fit_tensors
@@ -35,8 +37,8 @@ EVALUATION_BATCH = 256
 class Parts:
     """What one rank trains with."""
 
+    spec: StageSpec
     assembled: Assembled
-    engine: DdpEngine
     teachers: list[NetworkTeacher]
     train_loader: TrainLoader
     store: Store
@@ -51,6 +53,17 @@ class Parts:
     def __post_init__(self) -> None:
         self.network = self.assembled.network
         self.hashes = [teacher.fingerprint() for teacher in self.teachers]
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Made when it is first asked for: it may shard the strategy, and who wants that whole comes before."""
+        strategy, train, engine = self.assembled.strategy, self.spec.train, self.spec.engine
+        steps, rates = self.train_loader.steps_per_epoch, self.assembled.own_rates
+        if engine.name == "deepspeed":
+            return DeepSpeedEngine(
+                strategy, train, zero_stage=engine.zero_stage, steps_per_epoch=steps, own_rates=rates
+            )
+        return DdpEngine(strategy, train, steps_per_epoch=steps, own_rates=rates)
 
     def evaluator(self, split: Literal["val", "test"]) -> Evaluator | None:
         """An evaluator of one split; None when it has no rows."""
@@ -94,7 +107,7 @@ class Parts:
 
 
 def build(definition: Mapping[str, Any], root: Root, device: torch.device) -> Parts:
-    """Build a stage's loader, networks, teachers and engine.
+    """Build a stage's loader, networks and teachers.
 
     Args:
         definition: of the stage, as stage.yaml holds it.
@@ -124,10 +137,8 @@ def build(definition: Mapping[str, Any], root: Root, device: torch.device) -> Pa
         NetworkTeacher(name, network, device=device, precision=train.precision)
         for name, network in assembled.teachers.items()
     ]
-    steps = loader.steps_per_epoch
-    engine = DdpEngine(assembled.strategy, train, steps_per_epoch=steps, own_rates=assembled.own_rates)
     size = image_size(spec, info)
-    return Parts(assembled, engine, teachers, loader, store, size, device, info.classes, consumed)
+    return Parts(spec, assembled, teachers, loader, store, size, device, info.classes, consumed)
 
 
 def _make_ready(assembled: Assembled, spec: StageSpec, frozen: list[str], device: torch.device) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 
 from kdscale import ranks
 from kdscale.api import Batch, Outputs, Teacher
-from kdscale.engines.ddp import AUTOCAST
+from kdscale.nn.precision import autocast_of
 
 __all__ = ["Evaluator", "Figures", "latency_ms"]
 
@@ -86,7 +85,6 @@ class Evaluator:
         Returns:
             The figures over all ranks, or None when interrupted.
         """
-        dtype = AUTOCAST.get(precision)
         sums = _Sums(self._classes, [t.name for t in self._teachers], self._device)
         training = network.training
         network.eval()
@@ -96,8 +94,7 @@ class Evaluator:
                 for index, batch in enumerate(self._loader):
                     polls = polls or self._polls(len(batch.rows))
                     moved = batch.to(self._device)
-                    cast = torch.autocast(self._device.type, dtype=dtype) if dtype else nullcontext()
-                    with cast:
+                    with autocast_of(precision, self._device):
                         answered: Outputs = network(moved.images)
                     sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
                     if interrupted is not None and index < polls and interrupted(index):

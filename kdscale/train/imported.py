@@ -43,13 +43,14 @@ def _answers(parts: Parts) -> tuple[Tensor, Tensor]:
     loader = EvalLoader(
         parts.store, data, "val" if data.val_fraction else "test", batch_size=64, rank=rank, world=world
     )
-    network = parts.network.eval()
     logits, labels, seen = [], [], 0
-    for batch in loader:
-        logits.append(network(batch.to(parts.device).images).logits.float().cpu())
-        labels.append(batch.labels)
-        seen += len(batch.rows) * world
-        if seen >= SAMPLES:
-            break
+    with parts.exported_weights():
+        network = parts.network.eval()
+        for batch in loader:
+            logits.append(network(batch.to(parts.device).images).logits.float().cpu())
+            labels.append(batch.labels)
+            seen += len(batch.rows) * world
+            if seen >= SAMPLES:
+                break
     everyone = ranks.gather_objects((torch.cat(logits), torch.cat(labels)))
     return torch.cat([part[0] for part in everyone]), torch.cat([part[1] for part in everyone])

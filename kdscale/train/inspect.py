@@ -17,7 +17,9 @@ from torch import Tensor
 
 from kdscale import atomic
 from kdscale.api import Batch, Outputs, Strategy, Weighted
+from kdscale.config.schema import TrainConfig
 from kdscale.nn.network import Network
+from kdscale.nn.precision import autocast_of
 from kdscale.train.build import Parts
 
 __all__ = ["write_first_look"]
@@ -26,15 +28,15 @@ IMAGES = 64
 """That are kept to be shown."""
 
 
-def write_first_look(folder: Path, parts: Parts, *, accumulation: int, write: bool) -> None:
+def write_first_look(folder: Path, parts: Parts, train: TrainConfig, *, write: bool) -> None:
     """Write step0.json (terms: value, weight, gradient norm) and views.npz (images as the student sees them).
 
     Called by all ranks, because a synchronised BatchNorm needs them all; one of them writes. A micro-batch of training,
     in its precision: whatever is compiled, chosen or kept for a shape serves training too, and memory stays below it.
     """
-    batch = parts.first_batch().split(accumulation)[0].to(parts.device)
+    batch = parts.first_batch().split(train.accumulation)[0].to(parts.device)
     taught = {teacher.name: teacher(batch) for teacher in parts.teachers}
-    with parts.engine.precision():
+    with autocast_of(train.precision, parts.device):
         terms = _terms(copy.deepcopy(parts.assembled.strategy), batch, taught)
     if write:
         atomic.write_json(folder / "step0.json", {"schema": 1, "samples": len(batch.rows), "terms": terms})

@@ -15,10 +15,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from kdscale import ranks
-from kdscale.api import Batch, BatchIterator, Losses, Teacher, Tracker
+from kdscale.api import Batch, BatchIterator, Engine, Losses, Teacher, Tracker
 from kdscale.config.schema import TrainConfig
 from kdscale.draws import seed_of
-from kdscale.engines.ddp import DdpEngine
 from kdscale.train.device import seed_generators
 from kdscale.train.evaluate import Figures
 from kdscale.train.metrics import Meter, one
@@ -64,7 +63,7 @@ class LoopState:
 
 
 def train_step(
-    engine: DdpEngine, teachers: Sequence[Teacher], batch: Batch, accumulation: int, meter: Meter
+    engine: Engine, teachers: Sequence[Teacher], batch: Batch, accumulation: int, meter: Meter
 ) -> dict[str, Losses]:
     """Teach one batch: one optimizer update for each of the strategy's passes.
 
@@ -101,7 +100,7 @@ class Loop:
 
     train: TrainConfig
     seed: int
-    engine: DdpEngine
+    engine: Engine
     teachers: Sequence[Teacher]
     loader: BatchSource
     meter: Meter

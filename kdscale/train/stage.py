@@ -100,6 +100,8 @@ class _StageRun:
         begun = time.perf_counter()
         make_deterministic(self.spec, self.device)
         parts = build(self.definition, self.root, self.device)
+        if ranks.broadcast_object(checkpoint.newest(self.folder.checkpoints) is None):
+            write_first_look(self.folder.path, parts, self.spec.train, write=self.main)  # before an engine shards it
         if self.spec.student.weights is not None and not self.spec.train.epochs:
             check_class_order(parts, f"stages.{self.spec.name}.student")
         loop = self._loop(parts)
@@ -108,8 +110,6 @@ class _StageRun:
             loop.restore(saved)
         loop.tracker = self._spool(saved)
         self._note_start(loop.state, saved)
-        if saved is None:
-            write_first_look(self.folder.path, parts, accumulation=self.spec.train.accumulation, write=self.main)
         left = self.total_steps - loop.state.step
         log.info("ready after %.1f s: %d steps to go", time.perf_counter() - begun, left)
         try:
@@ -244,10 +244,11 @@ class _StageRun:
             loop.tracker.log(loop.state.step, figures.metrics("test"))
             loop.tracker.flush()
         self._expected(figures)
-        if self.main:
-            results = results_of(parts, loop.state, figures, self.definition, self.folder.state()["attempts"])
-            self._link_last()
-            self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
+        with parts.exported_weights():  # on all ranks, each of which may hold a part of them only
+            if self.main:
+                results = results_of(parts, loop.state, figures, self.definition, self.folder.state()["attempts"])
+                self._link_last()
+                self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
         return figures
 

@@ -264,6 +264,9 @@ def variants(load_text: Loading, *overrides: str) -> dict[str, list[dict[str, An
 
 
 def test_a_swept_key_outside_the_identity_makes_two_stages(load_text: Loading) -> None:
+    assert variants(load_text, "engine.name=ddp,deepspeed") == {
+        name: [{"engine.name": "ddp"}, {"engine.name": "deepspeed"}] for name in ("teacher", "student")
+    }
     assert variants(load_text, "engine.processes=1,2") == {
         name: [{"engine.processes": 1}, {"engine.processes": 2}] for name in ("teacher", "student")
     }

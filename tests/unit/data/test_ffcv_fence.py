@@ -298,21 +298,19 @@ def test_loaders_share_what_is_compiled(store: Store) -> None:
 
 def test_ffcvs_own_pipelines_still_compile(store: Store) -> None:
     """Whoever uses FFCV beside kdscale, with augmentations whose code holds arrays, or its other cache."""
-    import ffcv
-    from ffcv.fields.decoders import NDArrayDecoder
-    from ffcv.transforms import RandomHorizontalFlip, RandomTranslate
-
-    translate = RandomTranslate(padding=1, fill=(0,))
-    for os_cache in (True, False):
-        loader = ffcv.Loader(
-            str(store.path / "train.beton"), batch_size=50, num_workers=1, os_cache=os_cache,
-            pipelines={"image": [NDArrayDecoder(), RandomHorizontalFlip(), translate], "label": None},
-        )  # fmt: skip
-        epoch = iter(loader)
-        assert next(epoch)[0].shape[:3] == (50, 6, 6)
-        for _ in epoch:
-            pass
-        epoch.join()
+    script = f"""
+from kdscale.data.ffcv_fence import open_ffcv
+open_ffcv()
+import ffcv
+from ffcv.fields.decoders import NDArrayDecoder
+from ffcv.transforms import RandomHorizontalFlip, RandomTranslate
+for os_cache in (True, False):
+    image = [NDArrayDecoder(), RandomHorizontalFlip(), RandomTranslate(padding=1, fill=(0,))]
+    pipelines = {{"image": image, "label": None}}
+    loader = ffcv.Loader({str(store.path / "train.beton")!r}, 50, num_workers=1, os_cache=os_cache, pipelines=pipelines)
+    print([tuple(batch[0].shape[:3]) for batch in loader])
+"""
+    assert python(script).splitlines() == ["[(50, 6, 6), (50, 6, 6), (50, 6, 6), (50, 6, 6)]"] * 2
 
 
 KERNEL = """
