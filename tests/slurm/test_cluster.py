@@ -175,3 +175,22 @@ def test_stages_longer_than_the_limit_go_on(drill: Make, undisturbed: Callable[.
     attempts = box.state("teacher")["attempts"]
     assert len(attempts) >= 2, f"took {time.monotonic() - begun:.0f} s on {os.cpu_count()} cores"
     demand_equal(box, undisturbed(long, ONLY_TEACHER), "teacher")
+
+
+def test_students_wait_each_for_their_own_teacher(drill: Make) -> None:
+    box = drill()
+    done = box.sweep("seed=range(3)", "train.epochs=1")
+    assert re.search(r"submitted student x 3 as job \d+, aftercorr:\d+", done.stdout), done.stdout
+    assert [s.state()["state"] for s in [*box.stages("teacher"), *box.stages("student")]] == ["done"] * 6
+
+
+def test_sharded_over_two_nodes(drill: Make) -> None:
+    """ZeRO 1, two processes on each; and with an epoch in between that another job takes away."""
+    over = (LONG, TWO_NODES, "resources.processes_per_node=2", "engine={name: deepspeed, zero_stage: 1}", ONLY_TEACHER)
+    box = drill()
+    box.sweep(*over, detach=True)
+    box.reaches("teacher", 100)
+    shell("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 3", "--output=/dev/null")
+    state = box.becomes("teacher", "done", 240)
+    assert [a["outcome"] for a in state["attempts"]] == ["interrupted", "done"]
+    assert {a["world"] for a in state["attempts"]} == {4}

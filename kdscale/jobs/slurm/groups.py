@@ -70,9 +70,12 @@ def groups(
     """
     kinds: dict[tuple[int, str, Again], Group] = {}
     first = plan.measured_first
+    ancestors: dict[str, frozenset[str]] = {}
     for stage in submit:
         waits = {parent for parent, _ in stage.parents.values()}
         waits |= set() if stage.digest in first else first
+        # a teacher's job waits for the data already: then each student waits for its own teacher, and for nothing else
+        waits -= {far for near in waits - done for far in _ancestors(plan, near, ancestors)}
         how = (again or {}).get(stage.digest, AT_ONCE)
         group = kinds.setdefault((_depth(stage, first), _asks(stage), how), Group([], again=how))
         group.stages.append(stage)
@@ -97,6 +100,14 @@ def dependency(group: Group, jobs: Mapping[str, str]) -> str | None:
             return f"aftercorr:{next(iter(arrays))}"
     everyone = list(dict.fromkeys(job for one in waited for job in one))
     return "afterok:" + ":".join(everyone) if everyone else None
+
+
+def _ancestors(plan: Plan, digest: str, known: dict[str, frozenset[str]]) -> frozenset[str]:
+    """All that a stage takes from, near and far."""
+    if digest not in known:
+        parents = {parent for parent, _ in plan.stages[digest].parents.values()}
+        known[digest] = frozenset(parents.union(*(_ancestors(plan, parent, known) for parent in parents)))
+    return known[digest]
 
 
 def _order(job: str) -> tuple[int, str]:
