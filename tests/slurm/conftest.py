@@ -46,10 +46,6 @@ EXPERIMENT: dict[str, Any] = {
         },
     },
 }  # fmt: skip
-LONG_TEACHER = {"stages.teacher.train.epochs": 60}
-"""Some twenty seconds of work, to be disturbed in."""
-
-
 PLACE: dict[str, str] = {}
 """Where the session's cluster is: every test has its environment swept clean of KDSCALE_ settings."""
 
@@ -67,11 +63,15 @@ def slurm_env() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Up for all tests; where there is no SLURM, or no root for its nodes' namespaces, they are skipped and say so."""
+    """Up for all tests; where there is no SLURM, or no root for its nodes' namespaces, they are skipped and say so.
+
+    With REQUIRE=slurm, as in CI, they fail instead.
+    """
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     if missing or os.geteuid():
-        pytest.skip(f"no SLURM to be had here: {', '.join(missing) or 'two nodes need root'} (make test-slurm)")
+        why = f"no SLURM to be had here: {', '.join(missing) or 'two nodes need root'} (make test-slurm)"
+        (pytest.fail if "slurm" in os.environ.get("REQUIRE", "") else pytest.skip)(why)
     with socket.socket() as probe:  # twenty ports in a row, below those that the kernel gives away
         probe.bind(("127.0.0.1", 0))
         port = 12000 + probe.getsockname()[1] % 4000
@@ -98,7 +98,7 @@ class Drill:
 
     root: Path
     config: Path
-    profile: Path = PROFILE
+    cluster: Path | str = PROFILE
 
     def sweep(self, *overrides: str, check: bool = True, detach: bool = False) -> subprocess.CompletedProcess[str]:
         """launch/sweep.py, to its end."""
@@ -111,13 +111,13 @@ class Drill:
     def command(self, *overrides: str) -> list[str]:
         return [
             sys.executable, str(ROOT / "launch" / "sweep.py"), str(self.config), *overrides,
-            "--cluster", str(self.profile), "--runs", str(self.root),
+            "--cluster", str(self.cluster), "--runs", str(self.root),
         ]  # fmt: skip
 
     def ask_for(self, **changes: Any) -> Drill:
         """The same with a profile of its own."""
-        self.profile = self.config.with_suffix(".profile.yaml")
-        self.profile.write_text(yaml.safe_dump(yaml.safe_load(PROFILE.read_text()) | changes))
+        self.cluster = self.config.with_suffix(".profile.yaml")
+        self.cluster.write_text(yaml.safe_dump(yaml.safe_load(PROFILE.read_text()) | changes))
         return self
 
     def heal(self) -> str:
@@ -193,14 +193,14 @@ def small_disk(cluster: None) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Drill]:
-    """The same sweep, left alone; each set of overrides is run once."""
+    """The same sweep without a cluster, left alone; each set of overrides is run once."""
     known: dict[tuple[str, ...], Drill] = {}
 
     def make(*overrides: str) -> Drill:
         if overrides not in known:
             place = tmp_path_factory.mktemp("undisturbed")
             (place / "drill.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-            known[overrides] = Drill(place / "runs", place / "drill.yaml")
+            known[overrides] = Drill(place / "runs", place / "drill.yaml", "local")
             known[overrides].sweep(*overrides)
         return known[overrides]
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, wait_until
 
 LONG = "stages.teacher.train.epochs=60"
+"""Some ten seconds of work, to be disturbed in."""
+TWO = "resources.processes_per_node=2"
 TWO_NODES = "resources.nodes=2"
 ONLY_TEACHER = "stages.student=null"
 
@@ -63,7 +65,7 @@ def test_a_preempted_job_comes_back(drill: Make, undisturbed: Callable[..., Dril
     attempts = box.state("teacher")["attempts"]
     assert [a["outcome"] for a in attempts] == ["interrupted", "done"]
     assert attempts[1]["resumed_from"] >= 100
-    demand_equal(box, undisturbed(LONG, TWO_NODES, ONLY_TEACHER), "teacher")
+    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, TWO), "teacher")
 
 
 def test_a_requeued_job_goes_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
@@ -75,7 +77,7 @@ def test_a_requeued_job_goes_on(drill: Make, undisturbed: Callable[..., Drill]) 
     said, _ = sweep.communicate(timeout=240)
     assert sweep.returncode == 0, said
     assert len(box.state("teacher")["attempts"]) == 2
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER), "teacher")
+    demand_equal(box, undisturbed(LONG), "teacher")
 
 
 def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(
@@ -92,7 +94,7 @@ def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(
         control("up")
     assert sweep.returncode == 0, said
     assert len(box.state("teacher")["attempts"]) == 2
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER), "teacher")
+    demand_equal(box, undisturbed(LONG), "teacher")
 
 
 def test_cancelled_means_not_requeued(drill: Make) -> None:

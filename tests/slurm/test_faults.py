@@ -10,9 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.slurm.conftest import Drill, Make, wait_until
-from tests.slurm.test_cluster import LONG, ONLY_TEACHER, demand_equal, job_of, shell
-
-TWO = "resources.processes_per_node=2"
+from tests.slurm.test_cluster import LONG, ONLY_TEACHER, TWO, demand_equal, job_of, shell
 
 
 def pids_of(drill: Drill, name: str) -> list[int]:
