@@ -193,15 +193,18 @@ def small_disk(cluster: None) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Drill]:
-    """The same sweep without a cluster, left alone; each set of overrides is run once."""
+    """The same sweep without a cluster, left alone, of as many processes; each set of overrides is run once."""
     known: dict[tuple[str, ...], Drill] = {}
 
-    def make(*overrides: str) -> Drill:
+    def make(*overrides: str, processes: int = 1) -> Drill:
+        overrides = (*overrides, f"engine.processes={processes}")
         if overrides not in known:
             place = tmp_path_factory.mktemp("undisturbed")
             (place / "drill.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-            known[overrides] = Drill(place / "runs", place / "drill.yaml", "local")
-            known[overrides].sweep(*overrides)
+            known[overrides] = box = Drill(place / "runs", place / "drill.yaml", "local")
+            # as many cores as processes: threads that share a sum may round it in another order
+            cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:processes]))
+            subprocess.run(["taskset", "-c", cores, *box.command(*overrides)], check=True, capture_output=True)
         return known[overrides]
 
     return make

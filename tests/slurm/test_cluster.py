@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, wait_until
 
-LONG = "stages.teacher.train.epochs=60"
-"""Some ten seconds of work, to be disturbed in."""
+LONG = "stages.teacher.train.epochs=150"
+"""Enough work to be disturbed in."""
 TWO = "resources.processes_per_node=2"
 TWO_NODES = "resources.nodes=2"
 ONLY_TEACHER = "stages.student=null"
@@ -65,7 +65,7 @@ def test_a_preempted_job_comes_back(drill: Make, undisturbed: Callable[..., Dril
     attempts = box.state("teacher")["attempts"]
     assert [a["outcome"] for a in attempts] == ["interrupted", "done"]
     assert attempts[1]["resumed_from"] >= 100
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, TWO), "teacher")
+    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, processes=2), "teacher")
 
 
 def test_a_requeued_job_goes_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
@@ -170,7 +170,7 @@ def test_the_dry_run_prints_what_sbatch_would_get(drill: Make) -> None:
 
 def test_stages_longer_than_the_limit_go_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     """A limit of one minute, of which SLURM leaves less than half."""
-    long = "stages.teacher.train.epochs=200"
+    long = "stages.teacher.train.epochs=400"
     box = drill()
     begun = time.monotonic()
     box.sweep(long, ONLY_TEACHER, "resources.time_min=1")

@@ -52,7 +52,7 @@ def test_a_killed_rank_comes_back_by_itself(drill: Make, undisturbed: Callable[.
     state = box.becomes("teacher", "done")
     assert len(state["attempts"]) == 2
     assert len(box.jobs()) == 2, "the same job, put back into the queue"
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, TWO), "teacher")
+    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, processes=2), "teacher")
 
 
 def test_a_rank_that_hangs_is_named_and_ended(drill: Make, undisturbed: Callable[..., Drill]) -> None:
@@ -68,7 +68,7 @@ def test_a_rank_that_hangs_is_named_and_ended(drill: Make, undisturbed: Callable
     assert "most recent call first" in log
     assert "in train_step" in log
     box.becomes("teacher", "done")
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, TWO), "teacher")
+    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, processes=2), "teacher")
 
 
 def test_scancel_means_cancelled(drill: Make) -> None:
