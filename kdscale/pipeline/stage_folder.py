@@ -34,6 +34,7 @@ AT_REST = frozenset({"interrupted", "paused", "done", "failed", "blocked", "canc
 """States that end an attempt."""
 
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """In C where libyaml is there, six times faster."""
 _SELECTOR = re.compile(r"last|best|epoch:\d+|acc:[0-9.]+")
 
@@ -87,7 +88,8 @@ class StageFolder:
     def define(self, definition: Mapping[str, Any]) -> None:
         """Write stage.yaml."""
         self._demand_writable()
-        atomic.write_text(self.path / "stage.yaml", yaml.safe_dump(dict(definition), sort_keys=False))
+        text = yaml.dump(dict(definition), Dumper=_SafeDumper, sort_keys=False)
+        atomic.write_text(self.path / "stage.yaml", text)
 
     def state(self) -> State:
         """How far the stage is, from state.json; waiting before there is one. Raises: StageError."""

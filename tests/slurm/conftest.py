@@ -134,7 +134,8 @@ class Drill:
         ]
 
     def jobs(self) -> list[dict[str, Any]]:
-        return [json.loads(path.read_text()) for path in sorted((self.root / "jobs").glob("*.json"))]
+        notes = [json.loads(path.read_text()) for path in sorted((self.root / "jobs").glob("*.json"))]
+        return [task for note in notes for task in note["tasks"]]
 
     def reaches(self, name: str, step: int, within_s: float = 90.0) -> None:
         """Wait until a stage has trained so far."""

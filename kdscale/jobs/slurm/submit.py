@@ -88,23 +88,27 @@ class Submission:
                 made = [executor.submit(run, str(self.root.path), stage.digest) for stage in group.stages]
         except (FailedJobError, RuntimeError, OSError) as error:
             raise SubmissionError(f"{first.name}: sbatch refused it: {_said(error)}") from None
-        for stage, job in zip(group.stages, made, strict=True):
-            jobs[stage.digest] = str(job.job_id)
-            self._note(stage, str(job.job_id), waits_for)
+        ids = {stage.digest: str(job.job_id) for stage, job in zip(group.stages, made, strict=True)}
+        jobs |= ids
+        self._note(group, ids, waits_for)
         names = ", ".join(dict.fromkeys(stage.name for stage in group.stages))
         tasks = f" x {len(group.stages)}" if len(group.stages) > 1 else ""
         after = f", {waits_for}" if waits_for else ""
         self.say(f"submitted {names}{tasks} as job {jobs[first.digest].partition('_')[0]}{after}")
 
-    def _note(self, stage: PlannedStage, job: str, waits_for: str | None) -> None:
+    def _note(self, group: Group, jobs: Mapping[str, str], waits_for: str | None) -> None:
+        """One file for all of an array: what is submitted and not noted would be submitted twice."""
+        number = next(iter(jobs.values())).partition("_")[0]
+        tasks = [{"job": jobs[stage.digest], "digest": stage.digest, "stage": stage.name} for stage in group.stages]
         note = {
-            "schema": 1, "job": job, "digest": stage.digest, "stage": stage.name, "sweep": self.plan.folder_name,
-            "submitted": time.time(), "waits_for": waits_for,
+            "schema": 1, "job": number, "sweep": self.plan.folder_name, "submitted": time.time(),
+            "waits_for": waits_for, "tasks": tasks,
         }  # fmt: skip
-        atomic.write_json(self.root.path / "jobs" / f"{job}.json", note)
-        folder = self.root.stage(stage.digest)
-        assert folder is not None
-        note_state(folder, "queued", f"job {job}")
+        atomic.write_json(self.root.path / "jobs" / f"{number}.json", note)
+        for stage in group.stages:
+            folder = self.root.stage(stage.digest)
+            assert folder is not None
+            note_state(folder, "queued", f"job {jobs[stage.digest]}")
 
     def _state(self, stage: PlannedStage) -> str:
         folder = self.root.stage(stage.digest)
@@ -114,7 +118,8 @@ class Submission:
 def jobs_of_stages(root: Root) -> dict[str, str]:
     """The job that each stage was last submitted as, by digest."""
     notes = [atomic.read_json(path) for path in (root.path / "jobs").glob("*.json")]
-    return {note["digest"]: note["job"] for note in sorted(filter(None, notes), key=lambda note: note["submitted"])}
+    in_order = sorted(filter(None, notes), key=lambda note: note["submitted"])
+    return {task["digest"]: task["job"] for note in in_order for task in note["tasks"]}
 
 
 def withdraw(root: Root, digests: Collection[str]) -> None:
