@@ -29,12 +29,10 @@ def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
 
 
 def _define(folder: StageFolder, stage: PlannedStage, sweep: str) -> None:
-    """Write stage.yaml, unless it says so already; what earlier sweeps want kept stays."""
+    """Write stage.yaml; what earlier sweeps want kept stays."""
     known = folder.definition() if (folder.path / "stage.yaml").exists() else {}
     keep = sorted({*known.get("keep", []), *stage.definition.get("keep", [])})
-    wanted = stage.definition | ({"keep": keep} if keep else {}) | {"sweep": sweep}
-    if wanted != known:
-        folder.define(wanted)
+    folder.define(stage.definition | ({"keep": keep} if keep else {}) | {"sweep": sweep})
 
 
 def _make_wait(folder: StageFolder, *, retry_failed: bool) -> None:

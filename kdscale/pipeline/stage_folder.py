@@ -86,10 +86,11 @@ class StageFolder:
         return defined
 
     def define(self, definition: Mapping[str, Any]) -> None:
-        """Write stage.yaml."""
+        """Write stage.yaml, unless it says just that."""
         self._demand_writable()
-        text = yaml.dump(dict(definition), Dumper=_SafeDumper, sort_keys=False)
-        atomic.write_text(self.path / "stage.yaml", text)
+        path, text = self.path / "stage.yaml", yaml.dump(dict(definition), Dumper=_SafeDumper, sort_keys=False)
+        if not path.exists() or path.read_text() != text:
+            atomic.write_text(path, text)
 
     def state(self) -> State:
         """How far the stage is, from state.json; waiting before there is one. Raises: StageError."""
