@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from kdscale.errors import StageHeld
-from kdscale.pipeline.artifacts import Root, StageFolder
-from kdscale.pipeline.planned import Plan, PlannedStage
+from kdscale.pipeline.artifacts import NewStage, Root, StageFolder
+from kdscale.pipeline.planned import Plan
 
 __all__ = ["note_state", "prepare_folders"]
 
@@ -20,23 +22,26 @@ def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
     for stage in plan.todo:
         if stage.reuse.replace and stage.digest in old and old[stage.digest].writable:
             old[stage.digest].take_out(f"made anew: {stage.reuse.because}")
-    folders = root.create_stages([(stage.name, stage.digest) for stage in plan.todo])
-    for stage, folder in zip(plan.todo, folders, strict=True):
-        _define(folder, stage, plan.folder_name)
+    definitions = [stage.definition | {"sweep": plan.folder_name} for stage in plan.todo]
+    wanted = [NewStage(stage.name, stage.digest, d) for stage, d in zip(plan.todo, definitions, strict=True)]
+    for one, (folder, new) in zip(wanted, root.create_stages(wanted), strict=True):
+        if new:
+            continue
+        _define(folder, one.definition or {})
         if folder.claimant() is None:
             folder.clear_cancel()
             _make_wait(folder, retry_failed=retry_failed)
 
 
-def _define(folder: StageFolder, stage: PlannedStage, sweep: str) -> None:
+def _define(folder: StageFolder, definition: Mapping[str, Any]) -> None:
     """Write stage.yaml; what earlier sweeps want kept stays."""
     known = folder.definition() if (folder.path / "stage.yaml").exists() else {}
-    keep = sorted({*known.get("keep", []), *stage.definition.get("keep", [])})
-    folder.define(stage.definition | ({"keep": keep} if keep else {}) | {"sweep": sweep})
+    keep = sorted({*known.get("keep", []), *definition.get("keep", [])})
+    folder.define({**definition, **({"keep": keep} if keep else {})})
 
 
 def _make_wait(folder: StageFolder, *, retry_failed: bool) -> None:
-    """A stage that rested is wanted again; one that waits as it was made is not written twice."""
+    """A stage that rested is wanted again; one that waits already is not written twice."""
     now = folder.state()
     state = now["state"]
     if (state == "waiting" and now["reason"]) or state in RESUMED or (state == "failed" and retry_failed):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,10 +21,11 @@ from typing import Any
 from kdscale import atomic
 from kdscale.errors import ConfigError, StageError
 from kdscale.pipeline.claims import Claim, holder_of, lock_of, locked
+from kdscale.pipeline.new_stage import NewStage, lay_out
 from kdscale.pipeline.stage_folder import AT_REST, UNDER_WAY, StageFolder
 from kdscale.pipeline.stage_names import StageNames, visible_folders
 
-__all__ = ["AT_REST", "UNDER_WAY", "Claim", "Root", "StageFolder", "SweepFolder"]
+__all__ = ["AT_REST", "UNDER_WAY", "Claim", "NewStage", "Root", "StageFolder", "SweepFolder"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MADE_UNDER_ONE_LOCK = 256
@@ -133,31 +135,44 @@ class Root:
         Raises:
             ConfigError: the name cannot be a folder's.
         """
-        return self.create_stages([(name, digest)])[0]
+        return self.create_stages([NewStage(name, digest)])[0][0]
 
-    def create_stages(self, wanted: Sequence[tuple[str, str]]) -> list[StageFolder]:
-        """The same for many, as pairs of name and digest. Raises: ConfigError."""
-        for name, _ in wanted:
-            if not _NAME.fullmatch(name):
-                raise ConfigError(f"a stage cannot be called {name!r}: letters, digits, _ . - and no leading sign")
-        stages, names = self.path / "stages", self._names[self.path]
+    def create_stages(self, wanted: Sequence[NewStage]) -> list[tuple[StageFolder, bool]]:
+        """The same for many, each with whether it is new. Raises: ConfigError."""
+        for one in wanted:
+            if not _NAME.fullmatch(one.name):
+                raise ConfigError(f"a stage cannot be called {one.name!r}: letters, digits, _ . - and no leading sign")
+        stages = self.path / "stages"
         stages.mkdir(parents=True, exist_ok=True)
-        folders = []
+        found: list[tuple[StageFolder, bool]] = []
         for start in range(0, len(wanted), MADE_UNDER_ONE_LOCK):
-            made = []
             with locked(stages / ".lock"):
-                names.list()
-                for name, digest in wanted[start : start + MADE_UNDER_ONE_LOCK]:
-                    path = names.seen(digest)
-                    folder = StageFolder(path or stages / f"{name}-{digest[:12]}")
-                    folders.append(folder)
-                    if path is None:
-                        folder.logs.mkdir(parents=True)
-                        names.add(folder.path)
-                        made.append((folder, digest))
-            for folder, digest in made:
-                folder.write_state(digest=digest)
-        return folders
+                found += self._create(wanted[start : start + MADE_UNDER_ONE_LOCK])
+        return found
+
+    def _create(self, wanted: Sequence[NewStage]) -> list[tuple[StageFolder, bool]]:
+        """Made out of sight, flushed to the disk together, and renamed: a stage that is seen is whole."""
+        names = self._names[self.path]
+        names.list()
+        stages = self.path / "stages"
+        unseen = stages / ".new"
+        shutil.rmtree(unseen, ignore_errors=True)
+        found, made = [], []
+        for one in wanted:
+            known = names.seen(one.digest)
+            path = known or stages / f"{one.name}-{one.digest[:12]}"
+            if known is None:
+                lay_out(unseen / path.name, one)
+                made.append(path)
+            found.append((StageFolder(path), known is None))
+        if made:
+            atomic.sync_file_system(unseen)
+            for path in made:
+                os.rename(unseen / path.name, path)
+                names.add(path)
+            atomic.sync_folder(stages)
+            unseen.rmdir()
+        return found
 
     def create_sweep(self, name: str, digest: str) -> SweepFolder:
         """Make a sweep's folder, or find it. Raises: ConfigError."""
