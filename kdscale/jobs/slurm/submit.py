@@ -9,6 +9,7 @@ same command twice, submit each stage once.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ __all__ = ["Submission", "jobs_of_stages", "scripts", "withdraw"]
 NOT_AGAIN = frozenset({"failed", "cancelled", "blocked", "paused"})
 """States in which a stage waits for its user, not for a job."""
 LOCK_S = 600.0
+_QUEUE_IS_FULL = re.compile(r"temporarily un|Submit\w*Limit|job queue full", re.IGNORECASE)
+"""What sbatch says above MaxJobCount, and above a user's or a QOS's MaxSubmitJobs."""
 
 
 @dataclass
@@ -59,11 +62,26 @@ class Submission:
                 return 0
             done = frozenset(d for d, s in self.plan.stages.items() if s.reuse.done or self._state(s) == "done")
             code = take_snapshot(self.root.path, self.plan)
-            most = min(self.profile.array_size or array_limit(), array_limit())
+            limit = array_limit()
+            most = min(self.profile.array_size or limit, limit)
             for group in groups(self.plan, wanted, done, most):
-                if self._may_run(group, jobs, done):
-                    self._submit(group, jobs, code)
+                if self._may_run(group, jobs, done) and not self._submitted(group, jobs, code):
+                    break
             return sum(stage.digest in jobs for stage in wanted)
+
+    def _submitted(self, group: Group, jobs: dict[str, str], code: Path) -> bool:
+        """Submit an array, unless the scheduler's queue or the user's share of it is full: then the rest waits."""
+        try:
+            self._submit(group, jobs, code)
+        except SubmissionError as error:
+            if not _QUEUE_IS_FULL.search(str(error)):
+                raise
+            self.say(
+                f"{error}: the queue is full. What is not submitted waits; this command submits it while it follows, "
+                "or when it is given again"
+            )
+            return False
+        return True
 
     def _may_run(self, group: Group, jobs: Mapping[str, str], done: frozenset[str]) -> bool:
         """Not where a parent waits for its user."""
@@ -150,4 +168,5 @@ def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
 
 def _said(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if "sbatch: error" in line]
+    lines = [line for line in lines if _QUEUE_IS_FULL.search(line)] or lines
     return (lines[-1] if lines else str(error)).strip()[:300]

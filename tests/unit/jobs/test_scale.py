@@ -35,6 +35,7 @@ EXPERIMENT: dict[str, Any] = {
     },
 }  # fmt: skip
 SBATCH = """#!/bin/sh
+if [ -e {full} ]; then echo "$(cat {full})" >&2; exit 1; fi
 echo x >> {calls}
 echo "Submitted batch job $(wc -l < {calls})"
 """
@@ -54,11 +55,19 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A scheduler that takes everything and runs nothing; returns the file with a line for each call of sbatch."""
     programs, calls = tmp_path / "bin", tmp_path / "calls"
     programs.mkdir()
-    queue = (
-        f'#!/bin/sh\n[ -e {calls} ] && for job in $(seq $(wc -l < {calls})); do echo "$job|PENDING|None|"; done; true\n'
-    )
+    queue = f"""#!/bin/sh
+[ -e {calls} ] || exit 0
+for job in $(seq $(wc -l < {calls})); do
+    echo "$job|PENDING|None|"
+    for task in $(seq 0 {ARRAY_LIMIT}); do echo "${{job}}_$task|PENDING|None|"; done
+done
+"""
     limit = f"#!/bin/sh\necho MaxArraySize = {ARRAY_LIMIT + 1}\n"
-    for name, text in {"sbatch": SBATCH.format(calls=calls), "squeue": queue, "scontrol": limit}.items():
+    for name, text in {
+        "sbatch": SBATCH.format(calls=calls, full=tmp_path / "full"),
+        "squeue": queue,
+        "scontrol": limit,
+    }.items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
@@ -138,3 +147,25 @@ def test_an_array_is_one_call_and_one_note(
     assert written["state.json"] == MANY + 2
     assert sorted(jobs_of_stages(root)) == sorted(planned.stages)
     assert len(set(jobs_of_stages(root).values())) == MANY + 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
+        "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates policy",
+    ],
+)
+def test_what_a_full_queue_does_not_take_waits(plan: Planning, calls: Path, tmp_path: Path, said: str) -> None:
+    """Above 10,000 jobs (MaxJobCount's default), or a user's limit: no error, and nothing is submitted twice."""
+    root, lines = Root(tmp_path / "runs"), list[str]()
+    planned = plan(FEW, root)
+    prepare_folders(root, planned, retry_failed=False)
+    submission = Submission(root, planned, Profile(), lines.append)
+    (tmp_path / "full").write_text(said)
+    assert submission.submit() == 0
+    assert len(lines) == 1
+    assert "the queue is full" in lines[0]
+    (tmp_path / "full").unlink()
+    assert submission.submit() == FEW + 2
+    assert submission.submit() == 0
