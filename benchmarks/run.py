@@ -1,6 +1,6 @@
 """Run the benchmarks and show what they reach: `make bench`.
 
-    python -m benchmarks.run [step memory startup loader] [--quick]
+    python -m benchmarks.run [step memory startup loader resume submit] [--quick]
 
 Each leaves its figures as benchmarks/results/NAME.json. Exit code 1 when a target is missed.
 """
@@ -15,7 +15,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import memory, startup, step
+from benchmarks import memory, resume, startup, step, submit
 from benchmarks.figures import REPOSITORY, RESULTS, Row
 
 
@@ -33,7 +33,10 @@ def loader(*, quick: bool = False) -> list[Row]:
     return [Row("loader: kdscale to bare FFCV", value, "x", ">=", found["goal"], (min(ratios), max(ratios)))]
 
 
-BENCHMARKS = {"step": step.run, "memory": memory.run, "startup": startup.run, "loader": loader}
+BENCHMARKS = {
+    "step": step.run, "memory": memory.run, "startup": startup.run, "loader": loader, "resume": resume.run,
+    "submit": submit.run,
+}  # fmt: skip
 
 
 def table(rows: list[Row], *, quick: bool) -> Table:

@@ -6,17 +6,29 @@ half a file. Renames are atomic on POSIX file systems, NFS and Lustre included.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["aside", "is_disk_full", "read_json", "sync_folder", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "as_json",
+    "aside",
+    "is_disk_full",
+    "read_json",
+    "sync_file_system",
+    "sync_folder",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -60,7 +72,12 @@ def write_text(target: Path, content: str) -> None:
 
 def write_json(target: Path, content: Any) -> None:
     """Replace `target` by `content` as indented JSON, whole or not at all."""
-    write_text(target, json.dumps(content, indent=1, sort_keys=False, allow_nan=True) + "\n")
+    write_text(target, as_json(content))
+
+
+def as_json(content: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(content, indent=1, sort_keys=False, allow_nan=True) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -87,6 +104,23 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file_system(folder: Path) -> None:
+    """Make all that was written to the file system of `folder` durable: for thousands of files, in place of each one's.
+
+    Where the system cannot do that for one file system it does so for all.
+    """
+    syncfs = getattr(ctypes.CDLL(None), "syncfs", None) if sys.platform == "linux" else None
+    if syncfs is None:
+        os.sync()
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs(handle):
+            os.sync()
     finally:
         os.close(handle)
 

@@ -13,7 +13,10 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,15 @@ import xxhash
 from kdscale import atomic, ranks
 from kdscale.errors import CheckpointError, CheckpointMismatch
 
-__all__ = ["Writer", "file_hash", "load", "newest", "save"]
+__all__ = ["Writer", "file_hash", "load", "newest", "save", "settle"]
 
 Writer = Callable[[Path], None]
 log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
+_FLUSHES = 4
+"""Files that are flushed to the disk at once."""
+_tidying: list[threading.Thread] = []
 
 
 def save(folder: Path, loop: dict[str, Any], write: Writer, *, keep: int, is_mine: Callable[[], bool]) -> Path:
@@ -45,12 +51,14 @@ def save(folder: Path, loop: dict[str, Any], write: Writer, *, keep: int, is_min
             or another attempt took the stage over.
     """
     target = folder / f"step_{loop['step']:08d}"
+    settle()
     problem = _attempt(target, loop, write, is_mine)
     if problem is not None and atomic.is_disk_full(problem):
         log.warning("no space for %s: giving up older checkpoints of this stage", target)
         if ranks.rank() == 0:
             _retire(folder, keep=1)
             _remove_all(folder.glob("damaged_*"))
+            settle()
         problem = _attempt(target, loop, write, is_mine)
     if problem is not None:
         older = newest(folder)
@@ -62,6 +70,12 @@ def save(folder: Path, loop: dict[str, Any], write: Writer, *, keep: int, is_min
     if ranks.rank() == 0:
         _retire(folder, keep)
     return target
+
+
+def settle() -> None:
+    """Wait until retired checkpoints are off the disk; `save` returns before that."""
+    while _tidying:
+        _tidying.pop().join()
 
 
 def load(folder: Path, digest: str, read: Writer) -> dict[str, Any] | None:
@@ -111,16 +125,24 @@ def _attempt(target: Path, loop: dict[str, Any], write: Writer, is_mine: Callabl
 
 def _commit(side: Path, target: Path, loop: dict[str, Any], is_mine: Callable[[], bool]) -> None:
     (side / "loop.json").write_text(json.dumps(loop))
-    files = {p.name: {"bytes": p.stat().st_size, "xxh3_128": file_hash(p)} for p in sorted(side.iterdir())}
+    paths = sorted(side.iterdir())
+    with ThreadPoolExecutor(_FLUSHES) as flushing:  # the disk writes while the hashes are computed
+        flushed = [flushing.submit(_flush, path) for path in paths]
+        files = {path.name: {"bytes": path.stat().st_size, "xxh3_128": file_hash(path)} for path in paths}
+    for one in flushed:
+        one.result()
     (side / _MANIFEST).write_text(json.dumps({"schema": 1, "step": loop["step"], "files": files}))
-    for path in side.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    _flush(side / _MANIFEST)
     atomic.sync_folder(side)
     if not is_mine():
         raise CheckpointError(f"another attempt has taken this stage over; {target.name} is not written")
     _replace(target, side)
     atomic.sync_folder(target.parent)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _replace(target: Path, side: Path) -> None:
@@ -202,8 +224,19 @@ def _damage(path: Path) -> str | None:
 
 
 def _retire(folder: Path, keep: int) -> None:
-    """Keep the newest checkpoints; what killed attempts left half written goes too."""
-    _remove_all([*_committed(folder)[keep:], *folder.glob(".step_*.tmp")])
+    """Keep the newest checkpoints; what killed attempts left half written goes too.
+
+    Large files take long to remove: retired ones are put out of sight by a rename, and removed while training goes on.
+    """
+    for path in _committed(folder)[keep:]:
+        aside = path.with_name(f".{path.name}.retired.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            os.rename(path, aside)
+    unseen = [*folder.glob(".step_*.tmp")]
+    if unseen:
+        _tidying.append(threading.Thread(target=_remove_all, args=(unseen,), name="retired checkpoints"))
+        _tidying[-1].start()
 
 
 def _remove_all(paths: Iterable[Path]) -> None:

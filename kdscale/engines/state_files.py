@@ -81,8 +81,16 @@ def _of_rank(kind: str) -> str:
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies that share no memory, as the file format demands."""
-    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    """Contiguous tensors that share no memory, as the file format demands: copies of those that do not stand alone."""
+    found: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        alone = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in storages
+        storages.add(storage.data_ptr())
+        # a copy of everything would hold the state twice, on a GPU too, and stop training for longer
+        found[name] = tensor.detach() if alone else tensor.detach().clone(memory_format=torch.contiguous_format)
+    return found
 
 
 def _described(sharding: Mapping[str, int]) -> str:

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from kdscale.errors import StageHeld
-from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.pipeline.artifacts import NewStage, Root, StageFolder
 from kdscale.pipeline.planned import Plan
 
 __all__ = ["note_state", "prepare_folders"]
 
+RESUMED = frozenset({"blocked", "paused", "cancelled"})
+"""States that the command which made them ends, when it is given again."""
+
 
 def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
     """Create or open each stage's folder and write down what it is; finished stages stay as they are."""
+    old = root.stages_of(stage.digest for stage in plan.todo)
     for stage in plan.todo:
-        old = root.stage(stage.digest)
-        if old is not None and old.writable and stage.reuse.replace:
-            old.take_out(f"made anew: {stage.reuse.because}")
-        folder = root.create_stage(stage.name, stage.digest)
-        known = folder.definition() if (folder.path / "stage.yaml").exists() else {}
-        keep = sorted({*known.get("keep", []), *stage.definition.get("keep", [])})
-        folder.define(stage.definition | ({"keep": keep} if keep else {}) | {"sweep": plan.folder_name})
-        state = folder.state().get("state", "waiting")
+        if stage.reuse.replace and stage.digest in old and old[stage.digest].writable:
+            old[stage.digest].take_out(f"made anew: {stage.reuse.because}")
+    definitions = [stage.definition | {"sweep": plan.folder_name} for stage in plan.todo]
+    wanted = [NewStage(stage.name, stage.digest, d) for stage, d in zip(plan.todo, definitions, strict=True)]
+    for one, (folder, new) in zip(wanted, root.create_stages(wanted), strict=True):
+        if new:
+            continue
+        _define(folder, one.definition or {})
         if folder.claimant() is None:
             folder.clear_cancel()
-            if state in ("blocked", "waiting", "paused", "cancelled") or (state == "failed" and retry_failed):
-                note_state(folder, "waiting", "")
+            _make_wait(folder, retry_failed=retry_failed)
+
+
+def _define(folder: StageFolder, definition: Mapping[str, Any]) -> None:
+    """Write stage.yaml; what earlier sweeps want kept stays."""
+    known = folder.definition() if (folder.path / "stage.yaml").exists() else {}
+    keep = sorted({*known.get("keep", []), *definition.get("keep", [])})
+    folder.define({**definition, **({"keep": keep} if keep else {})})
+
+
+def _make_wait(folder: StageFolder, *, retry_failed: bool) -> None:
+    """A stage that rested is wanted again; one that waits already is not written twice."""
+    now = folder.state()
+    state = now["state"]
+    if (state == "waiting" and now["reason"]) or state in RESUMED or (state == "failed" and retry_failed):
+        note_state(folder, "waiting", "")
 
 
 def note_state(folder: StageFolder, state: str, reason: str) -> None:

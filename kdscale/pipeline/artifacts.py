@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +21,15 @@ from typing import Any
 from kdscale import atomic
 from kdscale.errors import ConfigError, StageError
 from kdscale.pipeline.claims import Claim, holder_of, lock_of, locked
+from kdscale.pipeline.new_stage import NewStage, lay_out
 from kdscale.pipeline.stage_folder import AT_REST, UNDER_WAY, StageFolder
+from kdscale.pipeline.stage_names import StageNames, visible_folders
 
-__all__ = ["AT_REST", "UNDER_WAY", "Claim", "Root", "StageFolder", "SweepFolder"]
+__all__ = ["AT_REST", "UNDER_WAY", "Claim", "NewStage", "Root", "StageFolder", "SweepFolder"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_DIGEST = re.compile(r"[0-9a-f]{12,64}")
-_FOLDER = re.compile(r".+-[0-9a-f]{12}")
+MADE_UNDER_ONE_LOCK = 256
+"""Folders of stages; more at once would keep another launcher waiting on a slow file system."""
 
 
 class SweepFolder:
@@ -98,6 +101,7 @@ class Root:
     def __init__(self, path: Path, reuse: Sequence[Path] = ()) -> None:
         self.path = path.absolute()
         self.reuse = tuple(other.absolute() for other in reuse)
+        self._names = {root: StageNames(root / "stages") for root in (self.path, *self.reuse)}
 
     @classmethod
     def find(cls, flag: Path | None = None) -> Root:
@@ -116,8 +120,14 @@ class Root:
 
         In this root however far it is; else in a root to reuse from, where an unfinished one is somebody else's.
         """
-        elsewhere = (_stage_in(root, digest, writable=False) for root in self.reuse)
-        return self._own(digest) or next((f for f in elsewhere if f and f.state()["state"] == "done"), None)
+        return self._chosen({root: names.find(digest) for root, names in self._names.items()})
+
+    def stages_of(self, digests: Iterable[str]) -> dict[str, StageFolder]:
+        """The same for many, by digest, at the price of one listing of each root; without those that have no folder."""
+        for names in self._names.values():
+            names.list()
+        found = {d: self._chosen({r: names.seen(d) for r, names in self._names.items()}) for d in digests}
+        return {digest: folder for digest, folder in found.items() if folder is not None}
 
     def create_stage(self, name: str, digest: str) -> StageFolder:
         """Make the stage's folder in this root, unless its digest has one: the first name stays.
@@ -125,18 +135,44 @@ class Root:
         Raises:
             ConfigError: the name cannot be a folder's.
         """
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"a stage cannot be called {name!r}: letters, digits, _ . - and no leading sign")
+        return self.create_stages([NewStage(name, digest)])[0][0]
+
+    def create_stages(self, wanted: Sequence[NewStage]) -> list[tuple[StageFolder, bool]]:
+        """The same for many, each with whether it is new. Raises: ConfigError."""
+        for one in wanted:
+            if not _NAME.fullmatch(one.name):
+                raise ConfigError(f"a stage cannot be called {one.name!r}: letters, digits, _ . - and no leading sign")
         stages = self.path / "stages"
         stages.mkdir(parents=True, exist_ok=True)
-        with locked(stages / ".lock"):
-            found = self._own(digest)
-            if found is not None:
-                return found
-            folder = StageFolder(stages / f"{name}-{digest[:12]}")
-            folder.logs.mkdir(parents=True)
-        folder.write_state(digest=digest)
-        return folder
+        found: list[tuple[StageFolder, bool]] = []
+        for start in range(0, len(wanted), MADE_UNDER_ONE_LOCK):
+            with locked(stages / ".lock"):
+                found += self._create(wanted[start : start + MADE_UNDER_ONE_LOCK])
+        return found
+
+    def _create(self, wanted: Sequence[NewStage]) -> list[tuple[StageFolder, bool]]:
+        """Made out of sight, flushed to the disk together, and renamed: a stage that is seen is whole."""
+        names = self._names[self.path]
+        names.list()
+        stages = self.path / "stages"
+        unseen = stages / ".new"
+        shutil.rmtree(unseen, ignore_errors=True)
+        found, made = [], []
+        for one in wanted:
+            known = names.seen(one.digest)
+            path = known or stages / f"{one.name}-{one.digest[:12]}"
+            if known is None:
+                lay_out(unseen / path.name, one)
+                made.append(path)
+            found.append((StageFolder(path), known is None))
+        if made:
+            atomic.sync_file_system(unseen)
+            for path in made:
+                os.rename(unseen / path.name, path)
+                names.add(path)
+            atomic.sync_folder(stages)
+            unseen.rmdir()
+        return found
 
     def create_sweep(self, name: str, digest: str) -> SweepFolder:
         """Make a sweep's folder, or find it. Raises: ConfigError."""
@@ -150,36 +186,23 @@ class Root:
         """All stages by folder name; one that this root has hides the same of a root to reuse from."""
         found: dict[str, StageFolder] = {}
         for root in (self.path, *self.reuse):
-            for path in _folders(root / "stages"):
-                if _FOLDER.fullmatch(path.name):
-                    folder = StageFolder(path, writable=root == self.path)
-                    found.setdefault(folder.digest12, folder)
+            for path in self._names[root].list():
+                folder = StageFolder(path, writable=root == self.path)
+                found.setdefault(folder.digest12, folder)
         return sorted(found.values(), key=lambda folder: folder.path.name)
 
     def sweeps(self) -> list[SweepFolder]:
         """The sweeps of this root that have a plan, the most recently planned first."""
-        planned = [SweepFolder(p) for p in _folders(self.path / "sweeps") if (p / "plan.json").exists()]
+        planned = [SweepFolder(p) for p in visible_folders(self.path / "sweeps") if (p / "plan.json").exists()]
         return sorted(planned, key=lambda sweep: (-sweep.plan_file.stat().st_mtime_ns, sweep.path.name))
 
-    def _own(self, digest: str) -> StageFolder | None:
-        return _stage_in(self.path, digest, writable=True)
-
-
-def _stage_in(root: Path, digest: str, *, writable: bool) -> StageFolder | None:
-    if not _DIGEST.fullmatch(digest):
-        raise StageError(f"{digest!r} is no digest: 12 hexadecimal digits at least")
-    ending = f"-{digest[:12]}"
-    path = next((p for p in _folders(root / "stages") if p.name.endswith(ending)), None)
-    return StageFolder(path, writable=writable) if path is not None else None
-
-
-def _folders(parent: Path) -> Iterator[Path]:
-    """Visible folders in a folder that may not be there."""
-    try:
-        with os.scandir(parent) as entries:
-            yield from [Path(e.path) for e in entries if e.is_dir() and not e.name.startswith(".")]
-    except FileNotFoundError:
-        return
+    def _chosen(self, places: Mapping[Path, Path | None]) -> StageFolder | None:
+        """Which of a digest's folders counts."""
+        own = places[self.path]
+        if own is not None:
+            return StageFolder(own)
+        elsewhere = (StageFolder(place, writable=False) for place in places.values() if place is not None)
+        return next((folder for folder in elsewhere if folder.state()["state"] == "done"), None)
 
 
 def _reuse_roots() -> tuple[Path, ...]:

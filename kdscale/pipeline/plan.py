@@ -172,13 +172,14 @@ class _Planner:
         for name in fresh:
             if name not in names:
                 raise ConfigError(f"--fresh {name}: no such stage (there are: {', '.join(sorted(names))})")
+        found = self._root.stages_of(self._stages)
         done: dict[str, PlannedStage] = {}
         for digest in parents_first(self._stages):
             stage = self._stages[digest]
             keep = sorted(self._keep.get(digest, set()))
             if stage.kind == "train":
                 stage = replace(stage, definition=stage.definition | {"keep": keep})
-            verdict = judge(self._root, stage, done, forced=stage.name in fresh)
+            verdict = judge(found, stage, done, forced=stage.name in fresh)
             done[digest] = replace(stage, reuse=verdict)
         return done
 

@@ -23,6 +23,7 @@ import yaml
 from kdscale import atomic
 from kdscale.errors import ConfigError, StageError, StageHeld
 from kdscale.pipeline.claims import Claim, describe, holder_of, lock_of, locked
+from kdscale.pipeline.new_stage import as_yaml, fresh_state
 
 __all__ = ["AT_REST", "UNDER_WAY", "StageFolder"]
 
@@ -85,9 +86,11 @@ class StageFolder:
         return defined
 
     def define(self, definition: Mapping[str, Any]) -> None:
-        """Write stage.yaml."""
+        """Write stage.yaml, unless it says just that."""
         self._demand_writable()
-        atomic.write_text(self.path / "stage.yaml", yaml.safe_dump(dict(definition), sort_keys=False))
+        path, text = self.path / "stage.yaml", as_yaml(definition)
+        if not path.exists() or path.read_text() != text:
+            atomic.write_text(path, text)
 
     def state(self) -> State:
         """How far the stage is, from state.json; waiting before there is one. Raises: StageError."""
@@ -98,11 +101,7 @@ class StageFolder:
                 f"{self.path / 'state.json'} is damaged ({error}): `python launch/runs.py rm {self.path.name}` "
                 "takes the stage out, the next launch makes it anew"
             ) from None
-        fresh = {
-            "schema": 1, "digest": self.digest12, "name": self.name, "state": "waiting", "reason": "", "step": 0,
-            "steps": 0, "epoch": 0.0, "updated": 0.0, "attempts": [], "weights": {}, "consumed": {},
-        }  # fmt: skip
-        return {**fresh, **known}
+        return {**fresh_state(self.name, self.digest12), **known}
 
     def write_state(self, **changes: Any) -> None:
         """Change entries of state.json.

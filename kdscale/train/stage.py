@@ -122,6 +122,7 @@ class _StageRun:
             if loop.tracker is not None:
                 loop.tracker.close()
             parts.train_loader.close()
+            checkpoint.settle()
         if figures is None:
             self._say(state="interrupted", reason=self.stop.reason)
             return "interrupted"

@@ -151,7 +151,8 @@ class Drill:
         ]
 
     def jobs(self) -> list[dict[str, Any]]:
-        return [json.loads(path.read_text()) for path in sorted((self.root / "jobs").glob("*.json"))]
+        notes = [json.loads(path.read_text()) for path in sorted((self.root / "jobs").glob("*.json"))]
+        return [task for note in notes for task in note["tasks"]]
 
     def becomes(self, name: str, state: str, within_s: float = 120.0) -> dict[str, Any]:
         """Wait until a stage is in a state; returns all that is known of it."""

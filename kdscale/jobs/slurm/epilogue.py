@@ -30,8 +30,7 @@ __all__ = ["conclude"]
 
 def conclude(root: Root, job: str, code: int) -> int:
     """Judge a stage whose ranks have ended; returns the job's exit code, 0 where it runs again."""
-    note = atomic.read_json(root.path / "jobs" / f"{job}.json")
-    folder = root.stage(note["digest"]) if note is not None else None
+    folder = _stage_of(root, job)
     if folder is None or code in (INTERRUPTED, CANCELLED) or folder.state()["state"] == "done":
         return code
     if folder.cancel_request() is not None:
@@ -48,6 +47,12 @@ def conclude(root: Root, job: str, code: int) -> int:
     with suppress(SubmissionError):  # it then runs again at once, or there: worse, but no loss
         put_off(job, verdict.wait_s, excluded_nodes(folder))
     return 0
+
+
+def _stage_of(root: Root, job: str) -> StageFolder | None:
+    note = atomic.read_json(root.path / "jobs" / f"{job.partition('_')[0]}.json")
+    digests = [task["digest"] for task in note["tasks"] if task["job"] == job] if note is not None else []
+    return root.stage(digests[0]) if digests else None
 
 
 def _judge(folder: StageFolder, job: str, code: int) -> Verdict:

@@ -9,10 +9,12 @@ same command twice, submit each stage once.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdscale import atomic
 from kdscale.errors import SubmissionError
@@ -24,7 +26,7 @@ from kdscale.jobs.slurm.queue import Queue, array_limit, cancel_jobs, look, queu
 from kdscale.jobs.slurm.sbatch import parameters, text
 from kdscale.jobs.slurm.snapshot import take_snapshot
 from kdscale.jobs.slurm.worker import run
-from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.claims import locked
 from kdscale.pipeline.planned import Plan, PlannedStage
 
@@ -35,8 +37,8 @@ NOT_AGAIN = frozenset({"failed", "cancelled", "blocked", "paused"})
 LOCK_S = 600.0
 CLUSTER_FILE = "cluster.json"
 """In a sweep's folder: the profile that its jobs were submitted with."""
-_LIMITS = ("job submit limit", "QOSMaxSubmitJob", "AssocMaxSubmitJob", "AssocGrpSubmitJobs", "Slurm temporarily unable")
-"""What sbatch says where a user has too many jobs already, or the scheduler has."""
+_QUEUE_IS_FULL = re.compile(r"temporarily un|Submit\w*Limit|job queue full", re.IGNORECASE)
+"""What sbatch says above MaxJobCount, and above a user's or a QOS's MaxSubmitJobs."""
 
 
 @dataclass
@@ -71,7 +73,8 @@ class Submission:
             code = take_snapshot(self.root.path, self.plan)
             sweep = self.root.path / "sweeps" / self.plan.folder_name
             atomic.write_json(sweep / CLUSTER_FILE, {"schema": 1, "profile": self.profile.model_dump()})
-            most = min(self.profile.array_size or array_limit(), array_limit())
+            limit = array_limit()
+            most = min(self.profile.array_size or limit, limit)
             for group in groups(self.plan, wanted, done, most, again=self._again(wanted)):
                 if self._may_run(group, jobs, done) and not self._submit_what_may(group, jobs, code):
                     break
@@ -91,16 +94,14 @@ class Submission:
         try:
             self._submit(group, jobs, code)
         except SubmissionError as error:
-            if not any(limit in str(error) for limit in _LIMITS):
+            if not _QUEUE_IS_FULL.search(str(error)):
                 raise
             half, rest = group.halves()
             if half is not None:
                 return self._submit_what_may(half, jobs, code) and self._submit_what_may(rest, jobs, code)
-            if not any(job for job in jobs.values()):
-                raise
             self.say(
-                "the site takes no more jobs of yours for now; the rest is submitted as they end, while this command "
-                "runs, or by `launch/status.py --heal` (from cron, say)"
+                f"{error}: the queue is full for now. The rest is submitted as jobs end, while this command runs, when "
+                "it is given again, or by `launch/status.py --heal` (from cron, say)"
             )
             return False
         return True
@@ -121,30 +122,43 @@ class Submission:
             group, self.profile, name=f"{self.plan.name}:{first.name}", waits_for=waits_for, code=code,
             root=self.root.path,
         )  # fmt: skip
+        before = self._call_queued(group)
         try:
             executor = SlurmExecutor(folder=logs)
             executor.update_parameters(**given)
             with executor.batch():
                 made = [executor.submit(run, str(self.root.path), stage.digest) for stage in group.stages]
         except (FailedJobError, RuntimeError, OSError) as error:
+            for folder, state in before:
+                note_state(folder, state["state"], state["reason"])
             raise SubmissionError(f"{first.name}: sbatch refused it: {_said(error)}") from None
-        for stage, job in zip(group.stages, made, strict=True):
-            jobs[stage.digest] = str(job.job_id)
-            self._note(stage, str(job.job_id), waits_for)
+        ids = {stage.digest: str(job.job_id) for stage, job in zip(group.stages, made, strict=True)}
+        jobs |= ids
+        self._note(group, ids, waits_for)
         names = ", ".join(dict.fromkeys(stage.name for stage in group.stages))
         tasks = f" x {len(group.stages)}" if len(group.stages) > 1 else ""
         after = f", {waits_for}" if waits_for else ""
         self.say(f"submitted {names}{tasks} as job {jobs[first.digest].partition('_')[0]}{after}")
 
-    def _note(self, stage: PlannedStage, job: str, waits_for: str | None) -> None:
+    def _note(self, group: Group, jobs: Mapping[str, str], waits_for: str | None) -> None:
+        """One file for all of an array: what is submitted and not noted would be submitted twice."""
+        number = next(iter(jobs.values())).partition("_")[0]
+        tasks = [{"job": jobs[stage.digest], "digest": stage.digest, "stage": stage.name} for stage in group.stages]
         note = {
-            "schema": 1, "job": job, "digest": stage.digest, "stage": stage.name, "sweep": self.plan.folder_name,
-            "submitted": time.time(), "waits_for": waits_for,
+            "schema": 1, "job": number, "sweep": self.plan.folder_name, "submitted": time.time(),
+            "waits_for": waits_for, "tasks": tasks,
         }  # fmt: skip
-        atomic.write_json(self.root.path / "jobs" / f"{job}.json", note)
-        folder = self.root.stage(stage.digest)
-        assert folder is not None
-        note_state(folder, "queued", f"job {job}")
+        atomic.write_json(self.root.path / "jobs" / f"{number}.json", note)
+
+    def _call_queued(self, group: Group) -> list[tuple[StageFolder, dict[str, Any]]]:
+        """Before they are, because afterwards a first task may be over; returns what they were."""
+        before = []
+        for stage in group.stages:
+            folder = self.root.stage(stage.digest)
+            assert folder is not None
+            before.append((folder, folder.state()))
+            note_state(folder, "queued", "")
+        return before
 
     def _state(self, stage: PlannedStage) -> str:
         folder = self.root.stage(stage.digest)
@@ -154,7 +168,8 @@ class Submission:
 def jobs_of_stages(root: Root) -> dict[str, str]:
     """The job that each stage was last submitted as, by digest."""
     notes = [atomic.read_json(path) for path in (root.path / "jobs").glob("*.json")]
-    return {note["digest"]: note["job"] for note in sorted(filter(None, notes), key=lambda note: note["submitted"])}
+    in_order = sorted(filter(None, notes), key=lambda note: note["submitted"])
+    return {task["digest"]: task["job"] for note in in_order for task in note["tasks"]}
 
 
 def withdraw(root: Root, digests: Collection[str]) -> None:
@@ -185,4 +200,5 @@ def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
 
 def _said(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if "sbatch: error" in line]
+    lines = [line for line in lines if _QUEUE_IS_FULL.search(line)] or lines
     return (lines[-1] if lines else str(error)).strip()[:300]

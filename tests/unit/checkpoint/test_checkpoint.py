@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,15 @@ FLOATS = 1000
 def save(folder: Path, step: int, *, keep: int = 2, is_mine: bool = True, value: float | None = None) -> Path:
     """A checkpoint of 4 kB whose tensor holds its step, so that whoever reads it knows which one it is."""
     tensor = torch.full((FLOATS,), float(step) if value is None else value)
-    return checkpoint.save(
+    path = checkpoint.save(
         folder,
         {"step": step, "digest": DIGEST},
         lambda at: save_file({"w": tensor}, at / "training.safetensors"),
         keep=keep,
         is_mine=lambda: is_mine,
     )
+    checkpoint.settle()
+    return path
 
 
 def load(folder: Path, digest: str = DIGEST) -> tuple[int, float] | None:
@@ -56,6 +59,26 @@ def test_the_newest_is_read_and_only_so_many_are_kept(tmp_path: Path) -> None:
         save(tmp_path, step, keep=2)
     assert load(tmp_path) == (100, 100.0)
     assert names(tmp_path) == ["step_00000021", "step_00000100"]
+
+
+def test_retired_ones_are_out_of_sight_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on while large files are removed; whoever ends the process waits for that."""
+    goes_on = threading.Event()
+    real = shutil.rmtree
+    save(tmp_path, 7, keep=1)
+
+    def slowly(path: Path, **options: Any) -> None:
+        if threading.current_thread().name == "retired checkpoints":
+            assert goes_on.wait(10)
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slowly)
+    write = lambda at: (at / "training.safetensors").write_bytes(b"")  # noqa: E731
+    checkpoint.save(tmp_path, {"step": 14, "digest": DIGEST}, write, keep=1, is_mine=lambda: True)
+    assert names(tmp_path) == [".step_00000007.retired.tmp", "step_00000014"]
+    goes_on.set()
+    checkpoint.settle()
+    assert names(tmp_path) == ["step_00000014"]
 
 
 def test_another_stages_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -101,6 +124,8 @@ class Fuse:
 
     def _burning(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
+            if threading.current_thread().name == "retired checkpoints":
+                return real(*args, **options)  # what it removes is out of sight already, whole or not
             self.left -= 1
             if self.left < 0:
                 raise Killed
