@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdscale.errors import SubmissionError
 
-__all__ = ["QueuedJob", "array_limit", "ask", "cancel_jobs", "queued_jobs", "requeue"]
+__all__ = ["QueuedJob", "array_limit", "ask", "cancel_jobs", "maintenance_begins", "queued_jobs", "requeue"]
 
 TIMEOUT_S = 60.0
 DEFAULT_ARRAY_LIMIT = 1001
@@ -28,6 +29,8 @@ class QueuedJob:
     """PENDING, RUNNING, COMPLETING, REQUEUED ..."""
     reason: str
     nodes: str
+    starts: float | None = None
+    """When it began, or is expected to begin, unix time; None when nobody knows."""
 
     @property
     def never(self) -> bool:
@@ -58,11 +61,21 @@ def ask(*command: str) -> str:
 def queued_jobs() -> dict[str, QueuedJob]:
     """All jobs of this user that are not over, by id. Raises: SubmissionError."""
     found = {}
-    for line in ask("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%N").splitlines():
-        name, state, reason, nodes = line.split("|", 3)
+    for line in ask("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%N|%S|%r").splitlines():
+        name, state, nodes, starts, reason = line.split("|", 4)
         if state not in _GONE:
-            found[name] = QueuedJob(name, state, reason, nodes)
+            found[name] = QueuedJob(name, state, reason, nodes, _time(starts))
     return found
+
+
+def maintenance_begins() -> float | None:
+    """When the next maintenance takes the nodes away, unix time; None when none is planned. Raises: SubmissionError."""
+    planned = [
+        _time(found.group(1))
+        for line in ask("scontrol", "show", "reservation", "--oneliner").splitlines()
+        if re.search(r"Flags=\S*MAINT", line) and (found := re.search(r"StartTime=(\S+)", line))
+    ]
+    return min((start for start in planned if start is not None), default=None)
 
 
 def requeue(job: str) -> bool:
@@ -92,3 +105,11 @@ def array_limit() -> int:
     """Most tasks that an array may have here. Raises: SubmissionError."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
     return max(1, int(found.group(1)) - 1) if found else DEFAULT_ARRAY_LIMIT - 1
+
+
+def _time(said: str) -> float | None:
+    """A time as SLURM prints it: local, or N/A."""
+    try:
+        return time.mktime(time.strptime(said, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None

@@ -18,6 +18,7 @@ from kdscale import atomic
 from kdscale.errors import SubmissionError
 from kdscale.jobs.prepare import note_state
 from kdscale.jobs.slurm.groups import Group, dependency, groups
+from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.jobs.slurm.queue import array_limit, cancel_jobs, queued_jobs
 from kdscale.jobs.slurm.sbatch import parameters, text
@@ -109,12 +110,6 @@ class Submission:
     def _state(self, stage: PlannedStage) -> str:
         folder = self.root.stage(stage.digest)
         return str(folder.state()["state"]) if folder is not None else "waiting"
-
-
-def jobs_of_stages(root: Root) -> dict[str, str]:
-    """The job that each stage was last submitted as, by digest."""
-    notes = [atomic.read_json(path) for path in (root.path / "jobs").glob("*.json")]
-    return {note["digest"]: note["job"] for note in sorted(filter(None, notes), key=lambda note: note["submitted"])}
 
 
 def withdraw(root: Root, digests: Collection[str]) -> None:
