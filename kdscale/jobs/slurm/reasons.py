@@ -6,7 +6,7 @@ import time
 
 __all__ = ["MAINTENANCE", "in_words", "maintenance_words"]
 
-MAINTENANCE = "reserved for maintenance"
+MAINTENANCE = "nodes, which are reserved for maintenance"
 """How the words of a job begin that waits for the end of a maintenance."""
 
 _WORDS = {
@@ -71,7 +71,7 @@ def in_words(reason: str) -> str:
         reason: as squeue prints it: `Priority`, `ReqNodeNotAvail, Reserved for maintenance`.
     """
     lowered = reason.lower()
-    if MAINTENANCE in lowered or reason == "Maintenance":
+    if "reserved for maintenance" in lowered or reason == "Maintenance":
         return MAINTENANCE
     if reason in _WORDS:
         return f"{_WORDS[reason]} ({reason})"
