@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from kdscale.errors import SubmissionError
 
-__all__ = ["QueuedJob", "array_limit", "ask", "cancel_jobs", "maintenance_begins", "queued_jobs", "requeue"]
+__all__ = [
+    "QueuedJob", "array_limit", "ask", "cancel_jobs", "maintenance_begins", "queued_jobs", "requeue", "signal_job",
+]  # fmt: skip
 
 TIMEOUT_S = 60.0
 DEFAULT_ARRAY_LIMIT = 1001
@@ -99,6 +101,11 @@ def cancel_jobs(jobs: Sequence[str]) -> None:
     """Take jobs out of the queue, or end them. Raises: SubmissionError."""
     if jobs:
         ask("scancel", "--quiet", *jobs)
+
+
+def signal_job(job: str, name: str) -> None:
+    """Send a signal to all tasks of a running job on all of its nodes, not to its script. Raises: SubmissionError."""
+    ask("scancel", "--quiet", f"--signal={name}", job)
 
 
 def array_limit() -> int:
