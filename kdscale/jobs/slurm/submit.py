@@ -112,11 +112,13 @@ class Submission:
         return str(folder.state()["state"]) if folder is not None else "waiting"
 
 
-def withdraw(root: Root, digests: Collection[str]) -> None:
-    """Take the jobs of stages out of the queue that do not run yet. Raises: SubmissionError."""
+def withdraw(root: Root, digests: Collection[str]) -> list[str]:
+    """Take the jobs of stages out of the queue that do not run yet; returns which. Raises: SubmissionError."""
     jobs = [job for digest, job in jobs_of_stages(root).items() if digest in digests]
     queue = queued_jobs() if jobs else {}
-    cancel_jobs([job for job in jobs if job in queue and queue[job].state == "PENDING"])
+    pending = [job for job in jobs if job in queue and queue[job].state == "PENDING"]
+    cancel_jobs(pending)
+    return pending
 
 
 def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
