@@ -18,8 +18,11 @@ __all__ = ["Finding", "again", "alike", "quiet", "troubles", "waiting"]
 
 QUIET_S = 600.0
 """A stage that runs and has written nothing for so long deserves a look."""
+COMING_BACK = ("queued", "starting")
 TROUBLES = ("failed", "paused", "lost", "cancelled", "blocked", "interrupted")
 PARENTS_SHOWN = 3
+FORESEEN_S = 30 * 86400.0
+"""Of a start further away SLURM knows only that it comes after jobs without a limit, which it takes to last a year."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -109,7 +112,8 @@ def again(view: SweepView) -> str:
     outcomes: Counter[str] = Counter()
     hosts: Counter[str] = Counter()
     for stage in view.stages.values():
-        for attempt in stage.state.get("attempts", [])[:-1]:
+        attempts = stage.state.get("attempts", [])
+        for attempt in attempts if stage.status in COMING_BACK else attempts[:-1]:
             outcomes.update([attempt["outcome"]] if attempt.get("outcome") else [])
             hosts.update([str(attempt["host"])] if attempt.get("outcome") == "lost" and attempt.get("host") else [])
     where = ", ".join(f"{host} {count} x" for host, count in hosts.most_common(PARENTS_SHOWN))
@@ -166,8 +170,9 @@ def _nobody(view: SweepView, stage: StageView) -> str:
 
 def _first(stages: Sequence[StageView]) -> str:
     """When the scheduler expects to start them."""
+    now = time.time()
     known = [stage.job.starts for stage in stages if stage.job is not None and stage.job.starts]
-    soonest = min((start for start in known if start > time.time()), default=None)
+    soonest = min((start for start in known if now < start < now + FORESEEN_S), default=None)
     if soonest is None:
         return ""
     return f", {'the first ' if len(stages) > 1 else ''}from about {clock(soonest)}"

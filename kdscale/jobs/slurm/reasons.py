@@ -12,10 +12,10 @@ MAINTENANCE = "nodes, which are reserved for maintenance"
 _WORDS = {
     "None": "it was submitted this moment",
     "Priority": "its turn: jobs of higher priority go first",
-    "Resources": "its turn has come; nodes must become free",
+    "Resources": "nodes that become free: its turn has come",
     "Dependency": "the stages that it takes from",
     "DependencyNeverSatisfied": "a job that ended badly: it will never run",
-    "BeginTime": "its time to begin (a job that was put back waits two minutes)",
+    "BeginTime": "its time to begin, which for a job that was put back is two minutes later",
     "JobHeldUser": "its user, who holds it: scontrol release JOB",
     "JobHeldAdmin": "an administrator, who holds it: ask the site",
     "JobArrayTaskLimit": "other tasks of its array: as many run at once as the profile's array_parallel allows",
