@@ -134,12 +134,16 @@ def _withdraw(root: Root, digests: Sequence[str]) -> Iterator[str]:
         note_state(folder, "blocked", why)
     yield from _told([(name, stage, f"is blocked: {why}") for name, stage, why in blocked.values()])
     try:
-        taken = withdraw(root, [*digests, *blocked])
+        found = withdraw(root, [*digests, *blocked])
     except SubmissionError as error:
         yield f"{error}; a job that begins sees the wish and ends"
         return
+    taken = [job.id for job in found.values() if job.state == "PENDING"]
     if taken:
         yield f"withdrawn from the queue: job{'s' * (len(taken) > 1)} {job_ranges(taken)}"
+    begin = [job.id for digest, job in found.items() if job.state == "RUNNING" and _unclaimed(root, digest)]
+    if begin:
+        yield f"begins this very moment, and ends as soon as it sees the wish: {job_ranges(begin)}"
 
 
 def _dependents(root: Root, digests: Collection[str], jobs: Collection[str]) -> Iterator[tuple[str, Said]]:
@@ -156,6 +160,11 @@ def _dependents(root: Root, digests: Collection[str], jobs: Collection[str]) -> 
                 continue
             bad[digest] = f"{names[cause].partition(':')[2]} was cancelled"
             yield digest, (names[digest], entry["name"], bad[digest])
+
+
+def _unclaimed(root: Root, digest: str) -> bool:
+    folder = root.stage(digest)
+    return folder is not None and folder.claimant() is None
 
 
 def _waits(root: Root, digest: str) -> bool:

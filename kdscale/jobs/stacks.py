@@ -34,6 +34,8 @@ def stacks(folder: StageFolder, out: Sink) -> None:
     """
     job = _job(folder)
     holder = folder.last_claim() if job is not None else folder.claimant()
+    if holder is None and job is not None:
+        raise _starting(folder, job)
     if holder is None:
         raise StageError(f"{folder.path.name} does not run now (its state: {folder.state()['state']})")
     logs = [log for log in log_files(folder) if log.attempt == holder["attempt"]]
@@ -68,12 +70,16 @@ def _job(folder: StageFolder) -> QueuedJob | None:
 def _ask_job(folder: StageFolder, job: QueuedJob, holder: Mapping[str, Any]) -> bool:
     """Send SIGUSR1 to a job's tasks, once all of them listen: a rank that has not begun would be killed by it."""
     if job.starts is None or float(holder["since"]) < job.starts:
-        raise StageError(f"{folder.path.name}: job {job.id} is still starting on {job.nodes}; try again")
+        raise _starting(folder, job)
     try:
         signal_job(job.id, "USR1")
     except SubmissionError as error:
         raise StageError(f"{folder.path.name}: job {job.id} was not asked: {error}") from None
     return True
+
+
+def _starting(folder: StageFolder, job: QueuedJob) -> StageError:
+    return StageError(f"{folder.path.name}: job {job.id} is still starting on {job.nodes}; try again")
 
 
 # --------------------------------------------------------------------------- on this machine

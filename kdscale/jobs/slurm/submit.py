@@ -20,7 +20,7 @@ from kdscale.jobs.prepare import note_state
 from kdscale.jobs.slurm.groups import Group, dependency, groups
 from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.profile import Profile
-from kdscale.jobs.slurm.queue import array_limit, cancel_jobs, queued_jobs
+from kdscale.jobs.slurm.queue import QueuedJob, array_limit, cancel_jobs, queued_jobs
 from kdscale.jobs.slurm.sbatch import parameters, text
 from kdscale.jobs.slurm.snapshot import take_snapshot
 from kdscale.jobs.slurm.worker import run
@@ -112,13 +112,20 @@ class Submission:
         return str(folder.state()["state"]) if folder is not None else "waiting"
 
 
-def withdraw(root: Root, digests: Collection[str]) -> list[str]:
-    """Take the jobs of stages out of the queue that do not run yet; returns which. Raises: SubmissionError."""
-    jobs = [job for digest, job in jobs_of_stages(root).items() if digest in digests]
+def withdraw(root: Root, digests: Collection[str]) -> dict[str, QueuedJob]:
+    """Take the jobs of stages out of the queue that do not run yet.
+
+    Returns:
+        The job of each stage that had one, as it was: what was PENDING is out of the queue.
+
+    Raises:
+        SubmissionError: the scheduler does not answer.
+    """
+    jobs = {digest: job for digest, job in jobs_of_stages(root).items() if digest in digests}
     queue = queued_jobs() if jobs else {}
-    pending = [job for job in jobs if job in queue and queue[job].state == "PENDING"]
-    cancel_jobs(pending)
-    return pending
+    found = {digest: queue[job] for digest, job in jobs.items() if job in queue}
+    cancel_jobs([job.id for job in found.values() if job.state == "PENDING"])
+    return found
 
 
 def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
