@@ -14,6 +14,7 @@ EPILOG = """\
 examples:
   python launch/logs.py quickstart:student -f
   python launch/logs.py 'birds:student[crd,s1]' --attempt 1 --rank 5
+  python launch/logs.py birds:teacher --job            (it died before a rank wrote? what sbatch and srun said)
   python launch/logs.py latest:teacher --stacks        (it hangs? each thread of each rank, as a Python traceback)
 
 exit codes: 0, 1 no such log or nothing to ask, 2 usage.
@@ -30,7 +31,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("-n", "--lines", type=int, default=200, metavar="N", help="last lines; 0: all (default: 200)")
     parser.add_argument("--rank", type=int, default=0, metavar="N", help="which process (default: 0)")
     parser.add_argument("--attempt", type=int, metavar="N", help="which attempt (default: the newest)")
-    parser.add_argument("--stacks", action="store_true", help="have all live ranks print their Python stacks")
+    parser.add_argument("--job", action="store_true", help="what its SLURM job wrote itself, around its ranks' logs")
+    parser.add_argument(
+        "--stacks", action="store_true", help="have all live ranks print their Python stacks, on whatever node"
+    )
     parser.add_argument("--runs", type=Path, metavar="DIR", help="default: $KDSCALE_RUNS, else ./runs")
     return parser.parse_args(arguments)
 
@@ -40,14 +44,15 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     from kdscale.errors import KDScaleError, StageError
     from kdscale.jobs import logs
+    from kdscale.jobs.stacks import stacks
     from kdscale.pipeline.artifacts import Root
 
     try:
         folder = logs.stage_of(options.name, Root.find(options.runs))
         if options.stacks:
-            logs.stacks(folder, sys.stdout)
+            stacks(folder, sys.stdout)
             return 0
-        log, position = logs.show(folder, options.rank, options.attempt, options.lines, sys.stdout)
+        log, position = logs.show(folder, options.rank, options.attempt, options.lines, sys.stdout, of_job=options.job)
         if options.follow:
             logs.follow(folder, log, position, sys.stdout, newer=options.attempt is None)
         return 0

@@ -34,7 +34,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="mark stages whose process died as interrupted, submit again what SLURM lost (all sweeps without SWEEP)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON (schema 1)")
+    parser.add_argument("--all", action="store_true", help="every stage by itself, where alike ones are counted else")
+    parser.add_argument("--json", action="store_true", help="print JSON (schema 1: docs/status.md)")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="default: $KDSCALE_RUNS, else ./runs")
     options = parser.parse_args(arguments)
     if options.watch and options.json:
@@ -55,8 +56,8 @@ def main(arguments: list[str]) -> int:
     try:
         root = Root.find(options.runs)
         if options.watch:
-            return status.watch(options.sweep, root, console, healing=options.heal)
-        return status.show(options.sweep, root, console, as_json=options.json, healing=options.heal)
+            return status.watch(options.sweep, root, console, healing=options.heal, each=options.all)
+        return status.show(options.sweep, root, console, as_json=options.json, healing=options.heal, each=options.all)
     except KDScaleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,27 +1,25 @@
-"""What the processes of a stage wrote, and where they stand right now."""
+"""What the processes of a stage wrote: any rank of any attempt, and what their job wrote around them."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from kdscale.errors import ConfigError, StageError
 from kdscale.jobs.overview import ORDER, SweepView
+from kdscale.jobs.slurm.outputs import job_of, job_outputs
 from kdscale.pipeline.artifacts import Root, StageFolder
-from kdscale.pipeline.claims import PROC, this
 from kdscale.pipeline.names import resolve
 
-__all__ = ["LogFile", "Sink", "follow", "log_files", "show", "stacks", "stage_of"]
+__all__ = ["LogFile", "Sink", "follow", "log_files", "print_from", "show", "stage_of"]
 
 FOLLOW_EVERY_S = 0.3
-STACKS_WITHIN_S = 5.0
 LISTED = 10
 _NAME = re.compile(r"attempt(\d+)-rank(\d+)\.log")
 
@@ -65,8 +63,10 @@ def log_files(folder: StageFolder) -> list[LogFile]:
     return sorted(LogFile(int(match[1]), int(match[2]), path) for path, match in named if match)
 
 
-def show(folder: StageFolder, rank: int, attempt: int | None, lines: int, out: Sink) -> tuple[LogFile, int]:
-    """Print the log of one rank; what is left out is said on stderr.
+def show(
+    folder: StageFolder, rank: int, attempt: int | None, lines: int, out: Sink, *, of_job: bool = False
+) -> tuple[LogFile, int]:
+    """Print the log of one rank, or what its job wrote where no rank came so far; what is left out is said on stderr.
 
     Returns:
         The log, and the position up to which it was printed.
@@ -77,18 +77,21 @@ def show(folder: StageFolder, rank: int, attempt: int | None, lines: int, out: S
         attempt: which attempt; the newest by default.
         lines: how many of the last lines; 0 for all.
         out: where to print.
+        of_job: what the newest job itself wrote, instead of the rank's own log.
 
     Raises:
         StageError: there is no such log; lists what there is.
     """
-    log = _pick(folder, rank, attempt)
+    log = _job_log(folder, rank) if of_job else _pick(folder, rank, attempt)
     read = log.path.read_bytes()
     content = read.decode(errors="replace").splitlines(keepends=True)
     left_out = max(0, len(content) - lines) if lines else 0
     if left_out:
-        print(f"{log.path}: {left_out:,} earlier lines; -n 0 prints all", file=sys.stderr)  # noqa: T201
+        _note(f"{log.path}: {left_out:,} earlier lines; -n 0 prints all")
     out.write("".join(content[left_out:]))
     out.flush()
+    if attempt is None and log.attempt:
+        _say_what_the_job_wrote_since(folder, log)
     return log, len(read)
 
 
@@ -104,7 +107,7 @@ def follow(folder: StageFolder, log: LogFile, position: int, out: Sink, *, newer
     """
     while True:
         resting = folder.claimant() is None and folder.state()["state"] not in ("waiting", "queued", "interrupted")
-        position = _print_from(log.path, position, out)
+        position = print_from(log.path, position, out)
         later = [f for f in log_files(folder) if f.rank == log.rank and f.attempt > log.attempt] if newer else []
         if later:
             log, position = later[0], 0
@@ -113,29 +116,6 @@ def follow(folder: StageFolder, log: LogFile, position: int, out: Sink, *, newer
             return
         else:
             time.sleep(FOLLOW_EVERY_S)
-
-
-def stacks(folder: StageFolder, out: Sink) -> None:
-    """Have every live rank write the Python stack of each of its threads into its log, and print them.
-
-    Raises:
-        StageError: nothing runs, it runs on another machine, or its processes do not listen.
-    """
-    holder = folder.claimant()
-    if holder is None:
-        raise StageError(f"{folder.path.name} does not run now (its state: {folder.state()['state']})")
-    if (holder["host"], holder["namespace"]) != (this()["host"], this()["namespace"]):
-        command = f"python launch/logs.py {folder.digest12} --stacks"
-        raise StageError(f"{folder.path.name} runs on {holder['host']}, not here; there type: {command}")
-    logs = [log for log in log_files(folder) if log.attempt == holder["attempt"]]
-    before = {log: log.path.stat().st_size for log in logs}
-    asked = [pid for pid in _pids(folder, holder) if _ask(pid)]
-    if not asked:
-        raise StageError(f"no process of {folder.path.name} listens to SIGUSR1 yet: it is still starting; try again")
-    _wait_until_written(before, len(asked))
-    for log, size in before.items():
-        out.write(f"--- rank {log.rank}\n")
-        _print_from(log.path, size, out)
 
 
 # --------------------------------------------------------------------------- inner parts
@@ -147,9 +127,35 @@ def _pick(folder: StageFolder, rank: int, attempt: int | None) -> LogFile:
     found = [log for log in logs if (log.attempt, log.rank) == (wanted, rank)]
     if found:
         return found[0]
+    if not logs and attempt is None and job_of(folder) is not None:
+        return _job_log(folder, rank)
     there = ", ".join(_said(logs)) or "none: it has not begun"
     which = f"attempt {wanted}, " if logs else ""
     raise StageError(f"{folder.path.name} has no log of {which}rank {rank}; there are {there}")
+
+
+def _job_log(folder: StageFolder, rank: int) -> LogFile:
+    """The output of the newest job; of its first task where this rank's wrote nothing."""
+    outputs = job_outputs(folder)
+    if not outputs:
+        job = job_of(folder)
+        why = f"its job {job} has written nothing: python launch/status.py says what it waits for"
+        raise StageError(f"{folder.path.name}: {why if job else 'it was never a job of a cluster'}")
+    newest = [output for output in outputs if output.job == outputs[-1].job]
+    output = next((one for one in newest if one.task == rank), newest[0])
+    _note(f"{output.path}: what job {output.job} wrote itself, not a rank of the stage")
+    return LogFile(0, rank, output.path)
+
+
+def _say_what_the_job_wrote_since(folder: StageFolder, log: LogFile) -> None:
+    """After a rank's last line SLURM may have said why it was the last."""
+    outputs = job_outputs(folder)
+    if outputs and outputs[-1].path.stat().st_mtime > log.path.stat().st_mtime + 1:
+        _note(f"job {outputs[-1].job} wrote something after that: --job prints it")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 - beside the log, not in it
 
 
 def _said(logs: Sequence[LogFile]) -> Iterator[str]:
@@ -158,7 +164,7 @@ def _said(logs: Sequence[LogFile]) -> Iterator[str]:
         yield f"attempt {attempt} rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
 
 
-def _print_from(path: Path, position: int, out: Sink) -> int:
+def print_from(path: Path, position: int, out: Sink) -> int:
     """Print a file from a position; returns the new one. A file that was cut is printed anew."""
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < position:
@@ -167,32 +173,3 @@ def _print_from(path: Path, position: int, out: Sink) -> int:
         out.write(file.read().decode(errors="replace"))
         out.flush()
         return file.tell()
-
-
-def _pids(folder: StageFolder, holder: Mapping[str, Any]) -> list[int]:
-    """The processes of the attempt under way; the claim names rank 0's."""
-    attempts = folder.state()["attempts"]
-    return list(attempts[-1].get("pids") or [holder["pid"]]) if attempts else [int(holder["pid"])]
-
-
-def _ask(pid: int) -> bool:
-    """Send SIGUSR1 to a process that waits for it; any other would be killed by it."""
-    try:
-        status = (PROC / str(pid) / "status").read_text()
-    except OSError:
-        return False
-    caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), 16)
-    if not caught >> (signal.SIGUSR1 - 1) & 1:
-        return False
-    os.kill(pid, signal.SIGUSR1)
-    return True
-
-
-def _wait_until_written(before: Mapping[LogFile, int], expected: int) -> None:
-    """Until as many logs have grown as processes were asked, and then a moment for the rest of their lines."""
-    deadline = time.monotonic() + STACKS_WITHIN_S
-    while time.monotonic() < deadline:
-        if sum(log.path.stat().st_size > size for log, size in before.items()) >= min(expected, len(before)):
-            time.sleep(0.2)
-            return
-        time.sleep(0.05)

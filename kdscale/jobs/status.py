@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from kdscale.jobs.overview import ORDER, StageView, SweepView
+from kdscale.jobs.overview import ORDER, SweepView
+from kdscale.jobs.status_document import document
 from kdscale.jobs.status_screen import screen
 from kdscale.jobs.wording import ago
 from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
 from kdscale.pipeline.names import resolve, sweep_name
 
-__all__ = ["document", "heal", "show", "watch"]
+__all__ = ["heal", "show", "watch"]
 
 WATCH_EVERY_S = 2.0
 PRINT_EVERY_S = 30.0
 OTHERS = 8
 
 
-def show(name: str | None, root: Root, console: Console, *, as_json: bool, healing: bool) -> int:
+def show(name: str | None, root: Root, console: Console, *, as_json: bool, healing: bool, each: bool = False) -> int:
     """Print how a sweep is; returns 1 when a stage of it failed.
 
     Args:
@@ -33,43 +32,44 @@ def show(name: str | None, root: Root, console: Console, *, as_json: bool, heali
         console: where to print.
         as_json: print JSON instead of a screen.
         healing: first turn stages whose process died into `interrupted`.
+        each: list every stage instead of counting those that are alike.
 
     Raises:
         ConfigError: no such sweep.
     """
     sweep = _sweep(name, root)
     healed = heal(root, sweep if name else None) if healing else []
-    view = SweepView(sweep, root)
+    view = SweepView(sweep, root, asks_queue=True)
     if as_json:
         console.print(json.dumps(document(view, healed)), markup=False, highlight=False, soft_wrap=True)
     else:
         for text in healed:
             console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-        console.print(screen(view, console.width), soft_wrap=True)
+        console.print(screen(view, console.width, each=each), soft_wrap=True)
         if name is None:
             _print_others(sweep, root, console)
     return int(view.counts()["failed"] > 0)
 
 
-def watch(name: str | None, root: Root, console: Console, *, healing: bool) -> int:
+def watch(name: str | None, root: Root, console: Console, *, healing: bool, each: bool = False) -> int:
     """Show the screen until nothing moves any more; returns 1 when a stage failed."""
     sweep = _sweep(name, root)
     for text in heal(root, sweep if name else None) if healing else []:
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    view = SweepView(sweep, root)
+    view = SweepView(sweep, root, asks_queue=True)
     planned = sweep.plan_file.stat().st_mtime_ns
     every = WATCH_EVERY_S if console.is_terminal else PRINT_EVERY_S
     with Live(console=console, auto_refresh=False) as live:
         while True:
             if console.is_terminal:
-                live.update(screen(view, console.width), refresh=True)
+                live.update(screen(view, console.width, each=each), refresh=True)
             else:
-                console.print(screen(view, console.width), soft_wrap=True)
+                console.print(screen(view, console.width, each=each), soft_wrap=True)
             if view.over:
                 return int(view.counts()["failed"] > 0)
             time.sleep(every)
             if sweep.plan_file.stat().st_mtime_ns != planned:
-                view, planned = SweepView(sweep, root), sweep.plan_file.stat().st_mtime_ns
+                view, planned = SweepView(sweep, root, asks_queue=True), sweep.plan_file.stat().st_mtime_ns
             view.refresh()
 
 
@@ -87,30 +87,6 @@ def heal(root: Root, sweep: SweepFolder | None) -> list[str]:
 
         healed += heal_sweeps(root, sweep)
     return healed
-
-
-def document(view: SweepView, healed: Sequence[str] = ()) -> dict[str, Any]:
-    """The same as JSON."""
-    launcher = view.folder.launcher()
-    return {
-        "schema": 1, "sweep": view.name, "folder": str(view.folder.path), "digest": view.plan["digest"],
-        "created": view.plan["created"], "command": view.plan["command"],
-        "launcher": {"host": launcher["host"], "pid": launcher["pid"]} if launcher else None,
-        "counts": dict(view.counts()), "hours_used": view.hours(), "seconds_left": view.seconds_left(),
-        "over": view.over, "healed": list(healed), "stages": [_stage_document(view, s) for s in view.stages.values()],
-    }  # fmt: skip
-
-
-def _stage_document(view: SweepView, stage: StageView) -> dict[str, Any]:
-    return {
-        "name": stage.name, "stage": stage.entry["name"], "digest": stage.digest, "state": stage.status,
-        "reason": stage.state.get("reason", ""), "step": stage.step, "steps": stage.steps,
-        "epoch": stage.state.get("epoch"), "loss": stage.metric("train/loss"), "val_top1": stage.metric("val/top1"),
-        "top1": stage.top1, "images_per_s": stage.metric("train/images_per_s"), "seconds_left": stage.seconds_left(),
-        "attempts": len(stage.state.get("attempts", [])), "host": (stage.holder or {}).get("host"),
-        "waits_for": [parent.name for parent in view.waits_for(stage)],
-        "folder": str(stage.folder.path) if stage.folder else None,
-    }  # fmt: skip
 
 
 # --------------------------------------------------------------------------- which sweep

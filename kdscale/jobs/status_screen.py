@@ -1,197 +1,187 @@
-"""One screen on how a sweep is: causes before numbers, and what to type next."""
+"""One screen on how a sweep is: causes before numbers, and what to type next.
+
+However many stages there are, it stays one screen: what is alike is counted, long lists end in how many more there
+are. `each` lists everything instead.
+"""
 
 from __future__ import annotations
 
+import re
 import shlex
-import statistics
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from kdscale.jobs.findings import Finding, again, alike, quiet, troubles, waiting
 from kdscale.jobs.overview import ORDER, STYLE, StageView, SweepView
-from kdscale.jobs.wording import clock, duration, figure
+from kdscale.jobs.running_table import running_table
+from kdscale.jobs.siblings import slow
+from kdscale.jobs.wording import clock, duration
 
-__all__ = ["screen"]
+__all__ = ["next_command", "screen"]
 
 LABEL = 14
-QUIET_S = 600.0
-"""A stage that runs and has written nothing for so long deserves a look."""
-SLOW = 0.6
-"""A stage below this share of its siblings' pace is pointed out."""
-LISTED = 8
+MANY = 12
+"""More stages of one name than this are counted instead of told apart."""
+GROUPS = 4
+"""Groups of like causes shown a state."""
+FEW, SOME = 3, 8
 NEEDS_A_COMMAND = ("failed", "lost", "interrupted", "waiting", "paused", "cancelled")
 
 
-def screen(view: SweepView, width: int = 100) -> RenderableType:
-    """The whole screen."""
-    parts: list[RenderableType] = [_headline(view)]
-    parts += _troubles(view)
-    parts += [line for line in (_again(view), *_quiet(view), *_slow(view)) if line]
+def screen(view: SweepView, width: int = 100, *, each: bool = False) -> RenderableType:
+    """The whole screen.
+
+    Args:
+        view: the sweep.
+        width: columns of the terminal.
+        each: every stage by itself, however many there are.
+    """
+    lines = _Lines(view, width, each=each)
+    parts: list[RenderableType] = [*lines.headline(), *lines.causes()]
+    parts += lines.counts()
     running = view.in_state("running", "evaluating", "starting")
     if running:
-        parts.append(_running(running, width))
-    parts += _waiting(view)
-    parts += _done(view)
-    parts += _next_command(view)
+        parts += running_table(running, width, len(running) if each else SOME)
+    parts += lines.waiting()
+    parts += lines.done()
+    parts += lines.next_command()
     return Group(*parts)
 
 
-def _headline(view: SweepView) -> Text:
-    counts, trials = view.counts(), len(view.plan["trials"])
-    text = Text()
-    text.append(view.name, style="bold").append(f"  {trials} trial{'s' * (trials != 1)}   ")
-    shown = [(state, counts[state]) for state in reversed(ORDER) if counts[state]]
-    for i, (state, count) in enumerate(shown):
-        text.append(" · " if i else "").append(f"{state} {count}", style=STYLE.get(state, ""))
-    facts = [f"planned {clock(view.plan['created'])}", *_used(view)]
-    left = view.seconds_left()
-    if left is not None:
-        facts.append(f"about {duration(left)} left" if left < 3600 else f"ready ~{clock(time.time() + left)}")
-    return text.append("   " + " · ".join(facts), style="dim")
+def next_command(view: SweepView) -> str:
+    """The command that goes on, when nothing moves and something is left to do; else nothing."""
+    counts = view.counts()
+    stays = view.over and any(counts[state] for state in NEEDS_A_COMMAND)
+    return str(view.plan["command"]) if stays else ""
+
+
+class _Lines:
+    """The lines of one screen."""
+
+    def __init__(self, view: SweepView, width: int, *, each: bool) -> None:
+        self._view, self._width, self._each = view, width, each
+        self._many = any(len(group) > MANY for group in self._by_name().values())
+        self._all = f"python launch/status.py {shlex.quote(view.name)} --all"
+
+    def headline(self) -> Iterator[Text]:
+        view, counts, trials = self._view, self._view.counts(), len(self._view.plan["trials"])
+        text = Text()
+        text.append(view.name, style="bold").append(f"  {trials} trial{'s' * (trials != 1)}   ")
+        shown = [(state, counts[state]) for state in reversed(ORDER) if counts[state]]
+        for i, (state, count) in enumerate(shown):
+            text.append(" · " if i else "").append(f"{state} {count}", style=STYLE.get(state, ""))
+        facts = [f"planned {clock(view.plan['created'])}", *_used(view)]
+        left = view.seconds_left()
+        if left is not None:
+            facts.append(_left(view, left))
+        told = " · ".join(facts)
+        apart = len(text) + 3 + len(told) > self._width
+        folded = textwrap.fill(told, max(20, self._width - 2), initial_indent=" ", subsequent_indent=" ")
+        yield text.append("\n" + folded if apart else "   " + told, style="dim")
+        if view.queue is not None and view.queue.problem:
+            said = f"could not be asked (what is shown is what the stages' own files say): {view.queue.problem}"
+            yield self._line("queue", said, style="yellow")
+
+    def causes(self) -> Iterator[Text]:
+        found = troubles(self._view, each=self._each)
+        for status, group in _by_kind(found).items():
+            yield from self._findings(group, GROUPS, status)
+        told = again(self._view)
+        if told:
+            yield self._line("again", told, style="dim")
+        yield from self._findings(list(quiet(self._view)), FEW, "quiet")
+        yield from self._findings(list(slow(self._view)), GROUPS, "slow")
+
+    def counts(self) -> Iterator[Text]:
+        """Where there are too many to be told apart: how many of each name are in which state."""
+        if not self._many:
+            return
+        for name, group in self._by_name().items():
+            counts = Counter(stage.status for stage in group)
+            text = Text(f" {name} x {len(group)}".ljust(LABEL) + "  ", style="bold")
+            for i, state in enumerate(state for state in reversed(ORDER) if counts[state]):
+                text.append(" · " if i else "", style="default")
+                text.append(f"{counts[state]} {state}", style=f"not bold {STYLE.get(state, 'default')}")
+            yield text
+
+    def waiting(self) -> Iterator[Text]:
+        yield from self._findings(waiting(self._view, each=self._each), SOME, "waiting")
+
+    def done(self) -> Iterator[Text]:
+        """What finished last, with its figures."""
+        done = sorted(self._view.in_state("done"), key=lambda s: s.attempt.get("ended") or 0.0, reverse=True)
+        shown = len(done) if self._each else FEW if self._many else SOME
+        for stage in done[:shown]:
+            figures = f"  top-1 {stage.top1:.4f}" if stage.top1 is not None else ""
+            how = "reused" if stage.entry.get("reused") else f"in {duration(stage.wall_s())}"
+            yield self._line("done", f"{stage.name}{figures}  {how}")
+        if len(done) > shown:
+            best = f"python launch/report.py {shlex.quote(self._view.name)}"
+            yield self._more(f"and {len(done) - shown} more; all figures: {best}")
+
+    def next_command(self) -> Iterator[Text]:
+        command = next_command(self._view)
+        if command:
+            again = "   (with --retry-failed to try failed stages again)" if self._view.counts()["failed"] else ""
+            yield Text(f" {'go on':<{LABEL - 1}}{command}{again}", style="bold")
+
+    # ------------------------------------------------------------------ inner parts
+
+    def _by_name(self) -> dict[str, list[StageView]]:
+        return alike(self._view.stages.values(), lambda stage: str(stage.entry["name"]))
+
+    def _findings(self, found: Sequence[Finding], most: int, label: str) -> Iterator[Text]:
+        shown = len(found) if self._each else most if len(found) > most + 1 else len(found)
+        for one in found[:shown]:
+            example = one.stages[0].name
+            like = f"   such as {example}" if len(one.stages) > 1 and one.hint and example not in one.hint else ""
+            style = "yellow" if one.kind in ("slow", "quiet") else ""
+            yield self._line(one.kind, f"{one.who}  {one.words}".rstrip() + like, one.hint, style)
+        left = [stage for one in found[shown:] for stage in one.stages]
+        if left:
+            how = "causes" if label in STYLE else "kinds"
+            said = f"{len(left)} more {label}" + (f" of {len(found) - shown} other {how}" if len(left) > 1 else "")
+            yield self._more(f"and {said}: {self._all}")
+
+    def _line(self, label: str, content: str, hint: str = "", style: str = "") -> Text:
+        text = Text(f" {label:<{LABEL - 1}}", style=style or STYLE.get(label, ""))
+        text.append(_folded(content, self._width), style="default")
+        if hint:
+            text.append(f"\n{' ' * LABEL}→ {hint}", style="dim")
+        return text
+
+    def _more(self, content: str) -> Text:
+        return Text(f"{' ' * LABEL}{content}", style="dim")
+
+
+def _by_kind(found: Sequence[Finding]) -> dict[str, list[Finding]]:
+    kinds: dict[str, list[Finding]] = {}
+    for one in found:
+        kinds.setdefault(one.kind, []).append(one)
+    return kinds
+
+
+def _folded(content: str, width: int) -> str:
+    """Content that goes on below itself, not below the label; double spaces stay, as they part what belongs apart."""
+    room = max(20, width - LABEL)
+    if len(content) <= room:
+        return content
+    kept = re.sub(r"(?<= ) ", "\0", content)
+    lines = textwrap.wrap(kept, room, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * LABEL}".join(line.replace("\0", " ").strip() for line in lines)
+
+
+def _left(view: SweepView, left: float) -> str:
+    waits = ", and the wait in the queue" if any(stage.job for stage in view.in_state("queued")) else ""
+    return (f"about {duration(left)} left" if left < 3600 else f"ready ~{clock(time.time() + left)}") + waits
 
 
 def _used(view: SweepView) -> list[str]:
     return [
         f"{h:.1f} {unit} used" if h >= 1 else f"{h * 60:.0f} {unit[:-1]}min used" for unit, h in view.hours().items()
     ]
-
-
-def _line(label: str, content: str, hint: str = "", style: str = "") -> Text:
-    text = Text(f" {label:<{LABEL - 1}}", style=style or STYLE.get(label, ""))
-    text.append(content, style="default")
-    if hint:
-        text.append(f"\n{' ' * LABEL}→ {hint}", style="dim")
-    return text
-
-
-def _troubles(view: SweepView) -> Iterator[Text]:
-    """What a person has to look at, equal causes together."""
-    for status in ("failed", "paused", "lost", "cancelled", "blocked", "interrupted"):
-        alike: dict[tuple[str, str], list[StageView]] = {}
-        for stage in view.in_state(status):
-            alike.setdefault((stage.entry["name"], _reason(stage)), []).append(stage)
-        for (name, reason), stages in alike.items():
-            who = stages[0].name if len(stages) == 1 else f"{len(stages)} x {name}"
-            yield _line(status, f"{who}  {reason}".rstrip(), _hint(status, stages[0]))
-
-
-def _reason(stage: StageView) -> str:
-    if stage.status == "lost":
-        last = stage.folder.last_claim() if stage.folder else None
-        who = f"process {last['pid']} on {last['host']}" if last else "its process"
-        return f"{who} is gone, at step {stage.step:,} of {stage.steps:,}"
-    lines = str(stage.state.get("reason") or "").strip().splitlines() or [""]
-    at = f" (step {stage.step:,} of {stage.steps:,})" if stage.status == "interrupted" and stage.steps else ""
-    return lines[0] + at
-
-
-def _hint(status: str, stage: StageView) -> str:
-    name = shlex.quote(stage.name)
-    if status == "failed":
-        return f"python launch/logs.py {name}"
-    if status == "paused":
-        full = any(word in str(stage.state.get("reason", "")).lower() for word in ("space", "quota", "disk"))
-        return (
-            "python launch/runs.py du   and gc, which frees what nobody needs"
-            if full
-            else f"python launch/logs.py {name}"
-        )
-    return ""
-
-
-def _again(view: SweepView) -> Text | None:
-    """How often stages had to start again, and what that cost."""
-    outcomes: Counter[str] = Counter()
-    for stage in view.stages.values():
-        outcomes.update(a["outcome"] for a in stage.state.get("attempts", [])[:-1] if a.get("outcome"))
-    if not outcomes:
-        return None
-    return _line("again", " · ".join(f"{outcome} {count} x" for outcome, count in outcomes.most_common()), style="dim")
-
-
-def _quiet(view: SweepView) -> Iterator[Text]:
-    for stage in view.in_state("running", "evaluating"):
-        seen = max(float(stage.state.get("updated", 0.0)), stage.tail.written if stage.tail else 0.0)
-        if time.time() - seen > QUIET_S:
-            hint = f"python launch/logs.py {shlex.quote(stage.name)} --stacks"
-            yield _line("quiet", f"{stage.name}  wrote nothing for {duration(time.time() - seen)}", hint, "yellow")
-
-
-def _slow(view: SweepView) -> Iterator[Text]:
-    """Stages far below the pace of those that train the same network."""
-    alike: dict[tuple[str, str], list[tuple[float, StageView]]] = {}
-    for stage in view.in_state("running"):
-        pace = stage.metric("train/images_per_s")
-        if pace:
-            alike.setdefault((stage.entry["name"], stage.entry.get("model", "")), []).append((pace, stage))
-    for siblings in (group for group in alike.values() if len(group) > 2):
-        usual = statistics.median(pace for pace, _ in siblings)
-        for pace, stage in siblings:
-            if pace < SLOW * usual:
-                wait, step = stage.metric("time/data_s"), stage.metric("time/step_s")
-                waits = f" (data wait {wait / step:.0%})" if wait and step else ""
-                host = (stage.holder or {}).get("host", "")
-                said = f"{stage.name} on {host}: {pace / usual:.2f} x the speed of its siblings{waits}"
-                yield _line("slow", said, style="yellow")
-
-
-def _running(stages: Sequence[StageView], width: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    narrow = width < max(len(stage.name) for stage in stages) + 78
-    titles = ["running", "step", "", "loss", "val top-1", "left"] + ([] if narrow else ["epoch", "img/s", "host"])
-    for i, title in enumerate(titles):
-        table.add_column(f" {title}" if i == 0 else title, no_wrap=True, justify="left" if i == 0 else "right")
-    for stage in stages:
-        left, steps = stage.seconds_left(), stage.steps
-        cells = [
-            f"{stage.step:,}/{steps:,}" if steps else "", f"{stage.step / steps:.0%}" if steps else "",
-            figure(stage.metric("train/loss")), figure(stage.metric("val/top1")),
-            stage.status if stage.status != "running" else "" if left is None else duration(left),
-            figure(stage.state.get("epoch"), ".2f"), figure(stage.metric("train/images_per_s"), ",.0f"),
-            str((stage.holder or {}).get("host", "")),
-        ]  # fmt: skip
-        table.add_row(Text(f" {stage.name}", style="cyan"), *cells[: len(titles) - 1])
-    return table
-
-
-def _waiting(view: SweepView) -> Iterator[Text]:
-    """Who waits for whom."""
-    alike: dict[tuple[str, tuple[str, ...]], list[StageView]] = {}
-    for stage in view.in_state("waiting", "queued"):
-        key = tuple(parent.digest for parent in view.waits_for(stage))
-        alike.setdefault((stage.entry["name"], key), []).append(stage)
-    for (name, parents), stages in alike.items():
-        who = stages[0].name if len(stages) == 1 else f"{len(stages)} x {name}"
-        whom = ", ".join(_progress(view.stages[digest]) for digest in parents)
-        yield _line(stages[0].status, f"{who}  for {whom or 'a free place' if not view.over else whom or 'a launcher'}")
-
-
-def _progress(stage: StageView) -> str:
-    left = stage.seconds_left()
-    told = f", about {duration(left)} left" if left is not None else ""
-    share = f" {stage.step / stage.steps:.0%}" if stage.status == "running" and stage.steps else ""
-    return f"{stage.short} ({stage.status}{share}{told})"
-
-
-def _done(view: SweepView) -> Iterator[Text]:
-    """What finished last, with its figures."""
-    done = sorted(view.in_state("done"), key=lambda s: s.attempt.get("ended") or 0.0, reverse=True)
-    for stage in done[:LISTED]:
-        figures = f"  top-1 {stage.top1:.4f}" if stage.top1 is not None else ""
-        how = "reused" if stage.entry.get("reused") else f"in {duration(stage.wall_s())}"
-        yield _line("done", f"{stage.name}{figures}  {how}")
-    if len(done) > LISTED:
-        best = f"python launch/report.py {shlex.quote(view.name)}"
-        yield _line("", f"and {len(done) - LISTED} more; all figures: {best}", style="dim")
-
-
-def _next_command(view: SweepView) -> Iterator[Text]:
-    """The command that goes on, when nothing moves and something is left to do."""
-    counts = view.counts()
-    if view.over and any(counts[state] for state in NEEDS_A_COMMAND):
-        again = "   (with --retry-failed to try failed stages again)" if counts["failed"] else ""
-        yield _line("go on", f"{view.plan['command']}{again}", style="bold")

@@ -23,7 +23,7 @@ from typing import Any
 from kdscale.errors import ConfigError
 from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
 
-__all__ = ["axis_value", "digest_in", "name_of", "names_in", "resolve", "sweep_name"]
+__all__ = ["axis_value", "digest_in", "digests_in", "name_of", "names_in", "resolve", "sweep_name"]
 
 Plan = Mapping[str, Any]
 Axes = Mapping[str, str]
@@ -85,6 +85,11 @@ def digest_in(plan: Plan, text: str, sweep: str = "") -> str:
     return _Index(plan).find(text, sweep)
 
 
+def digests_in(plan: Plan, text: str, sweep: str = "") -> list[str]:
+    """The digests of all stages that `stage` or `stage[values]` fits; fewer values fit more. Raises: ConfigError."""
+    return _Index(plan).find_all(text, sweep)
+
+
 def axis_value(axis: str, value: str) -> str:
     """An axis value as it stands in names: a seed of 1 is `s1`."""
     return f"s{value}" if axis == "seed" else value
@@ -117,17 +122,22 @@ class _Index:
 
     def find(self, text: str, sweep: str) -> str:
         """The one digest that `stage[values]` means. Raises: ConfigError."""
+        found = self.find_all(text, sweep)
+        if len(found) > 1:
+            raise ConfigError(f"{sweep}:{text} could be any of {self._listed(found, sweep)}")
+        return found[0]
+
+    def find_all(self, text: str, sweep: str) -> list[str]:
+        """All digests that `stage[values]` fits, one at least. Raises: ConfigError."""
         parts = _STAGE_PART.fullmatch(text)
         if parts is None:
             raise ConfigError(f"{sweep}:{text}: after the colon comes STAGE or STAGE[VALUE,VALUE]")
         stage, values = parts["stage"], _split(parts["values"] or "")
         found = self._meant(stage, values)
-        if len(found) == 1:
-            return found[0]
         self._demand_stage(stage, sweep)
-        if found:
-            raise ConfigError(f"{sweep}:{text} could be any of {self._listed(found, sweep)}")
-        raise ConfigError(f"{sweep}:{text}: {self._lacking(values)}")
+        if not found:
+            raise ConfigError(f"{sweep}:{text}: {self._lacking(values)}")
+        return found
 
     def _lacking(self, values: Sequence[str]) -> str:
         """Why no trial has these values."""

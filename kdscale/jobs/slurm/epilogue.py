@@ -20,6 +20,7 @@ from kdscale.errors import SubmissionError
 from kdscale.jobs.causes import causes_of
 from kdscale.jobs.prepare import note_state
 from kdscale.jobs.retries import WAITS_S, Verdict, excluded_nodes, judge
+from kdscale.jobs.slurm.notes import stage_of
 from kdscale.jobs.slurm.place import job_id, meeting_file
 from kdscale.jobs.slurm.queue import put_off, requeue
 from kdscale.jobs.stage_job import CANCELLED, INTERRUPTED
@@ -30,7 +31,7 @@ __all__ = ["conclude"]
 
 def conclude(root: Root, job: str, code: int) -> int:
     """Judge a stage whose ranks have ended; returns the job's exit code, 0 where it runs again."""
-    folder = _stage_of(root, job)
+    folder = stage_of(root, job)
     if folder is None or code in (INTERRUPTED, CANCELLED) or folder.state()["state"] == "done":
         return code
     if folder.cancel_request() is not None:
@@ -47,12 +48,6 @@ def conclude(root: Root, job: str, code: int) -> int:
     with suppress(SubmissionError):  # it then runs again at once, or there: worse, but no loss
         put_off(job, verdict.wait_s, excluded_nodes(folder))
     return 0
-
-
-def _stage_of(root: Root, job: str) -> StageFolder | None:
-    note = atomic.read_json(root.path / "jobs" / f"{job.partition('_')[0]}.json")
-    digests = [task["digest"] for task in note["tasks"] if task["job"] == job] if note is not None else []
-    return root.stage(digests[0]) if digests else None
 
 
 def _judge(folder: StageFolder, job: str, code: int) -> Verdict:

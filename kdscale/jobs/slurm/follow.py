@@ -13,8 +13,9 @@ from kdscale.errors import SubmissionError
 from kdscale.jobs.causes import causes_of
 from kdscale.jobs.prepare import note_state
 from kdscale.jobs.retries import judge
+from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.queue import Queue, cancel_jobs, look
-from kdscale.jobs.slurm.submit import NOT_AGAIN, Submission, jobs_of_stages
+from kdscale.jobs.slurm.submit import NOT_AGAIN, Submission
 from kdscale.pipeline.artifacts import UNDER_WAY, StageFolder
 from kdscale.pipeline.planned import PlannedStage
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdscale.errors import SubmissionError
 
-__all__ = ["Queue", "QueuedJob", "array_limit", "ask", "cancel_jobs", "look", "put_off", "queued_jobs", "requeue"]
+__all__ = [
+    "Queue", "QueuedJob", "array_limit", "ask", "cancel_jobs", "look", "maintenance_begins", "put_off", "queued_jobs",
+    "requeue", "signal_job",
+]  # fmt: skip
 
 TIMEOUT_S = 60.0
 DEFAULT_ARRAY_LIMIT = 1001
@@ -29,6 +33,8 @@ class QueuedJob:
     """PENDING, RUNNING, COMPLETING, REQUEUED ..."""
     reason: str
     nodes: str
+    starts: float | None = None
+    """When it began, or is expected to begin, unix time; None when nobody knows."""
 
     @property
     def never(self) -> bool:
@@ -69,18 +75,28 @@ class Queue:
 def look() -> Queue:
     """Ask for all jobs of this user, in one question. Raises: SubmissionError."""
     queue = Queue({}, {})
-    for line in ask("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%N").splitlines():
-        name, state, reason, nodes = line.split("|", 3)
+    for line in ask("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%N|%S|%r").splitlines():
+        name, state, nodes, starts, reason = line.split("|", 4)
         if state in _GONE:
             queue.ended[name] = state
         else:
-            queue.jobs[name] = QueuedJob(name, state, reason, nodes)
+            queue.jobs[name] = QueuedJob(name, state, reason, nodes, _time(starts))
     return queue
 
 
 def queued_jobs() -> dict[str, QueuedJob]:
     """All jobs of this user that are not over, by id. Raises: SubmissionError."""
     return look().jobs
+
+
+def maintenance_begins() -> float | None:
+    """When the next maintenance takes the nodes away, unix time; None when none is planned. Raises: SubmissionError."""
+    planned = [
+        _time(found.group(1))
+        for line in ask("scontrol", "show", "reservation", "--oneliner").splitlines()
+        if re.search(r"Flags=\S*MAINT", line) and (found := re.search(r"StartTime=(\S+)", line))
+    ]
+    return min((start for start in planned if start is not None), default=None)
 
 
 def requeue(job: str) -> bool:
@@ -120,7 +136,20 @@ def cancel_jobs(jobs: Sequence[str]) -> None:
         ask("scancel", "--quiet", *jobs)
 
 
+def signal_job(job: str, name: str) -> None:
+    """Send a signal to all tasks of a running job on all of its nodes, not to its script. Raises: SubmissionError."""
+    ask("scancel", "--quiet", f"--signal={name}", job)
+
+
 def array_limit() -> int:
     """Most tasks that an array may have here. Raises: SubmissionError."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
     return max(1, int(found.group(1)) - 1) if found else DEFAULT_ARRAY_LIMIT - 1
+
+
+def _time(said: str) -> float | None:
+    """A time as SLURM prints it: local, or N/A."""
+    try:
+        return time.mktime(time.strptime(said, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None

@@ -21,8 +21,9 @@ from kdscale.errors import SubmissionError
 from kdscale.jobs.prepare import note_state
 from kdscale.jobs.retries import excluded_nodes, not_before
 from kdscale.jobs.slurm.groups import Again, Group, dependency, groups
+from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.profile import Profile
-from kdscale.jobs.slurm.queue import Queue, array_limit, cancel_jobs, look, queued_jobs
+from kdscale.jobs.slurm.queue import Queue, QueuedJob, array_limit, cancel_jobs, look, queued_jobs
 from kdscale.jobs.slurm.sbatch import parameters, text
 from kdscale.jobs.slurm.snapshot import take_snapshot
 from kdscale.jobs.slurm.worker import run
@@ -30,7 +31,7 @@ from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.claims import locked
 from kdscale.pipeline.planned import Plan, PlannedStage
 
-__all__ = ["CLUSTER_FILE", "NOT_AGAIN", "Submission", "jobs_of_stages", "scripts", "withdraw"]
+__all__ = ["CLUSTER_FILE", "NOT_AGAIN", "Submission", "scripts", "withdraw"]
 
 NOT_AGAIN = frozenset({"failed", "cancelled", "blocked", "paused"})
 """States in which a stage waits for its user, not for a job."""
@@ -165,18 +166,20 @@ class Submission:
         return str(folder.state()["state"]) if folder is not None else "waiting"
 
 
-def jobs_of_stages(root: Root) -> dict[str, str]:
-    """The job that each stage was last submitted as, by digest."""
-    notes = [atomic.read_json(path) for path in (root.path / "jobs").glob("*.json")]
-    in_order = sorted(filter(None, notes), key=lambda note: note["submitted"])
-    return {task["digest"]: task["job"] for note in in_order for task in note["tasks"]}
+def withdraw(root: Root, digests: Collection[str]) -> dict[str, QueuedJob]:
+    """Take the jobs of stages out of the queue that do not run yet.
 
+    Returns:
+        The job of each stage that had one, as it was: what was PENDING is out of the queue.
 
-def withdraw(root: Root, digests: Collection[str]) -> None:
-    """Take the jobs of stages out of the queue that do not run yet. Raises: SubmissionError."""
-    jobs = [job for digest, job in jobs_of_stages(root).items() if digest in digests]
+    Raises:
+        SubmissionError: the scheduler does not answer.
+    """
+    jobs = {digest: job for digest, job in jobs_of_stages(root).items() if digest in digests}
     queue = queued_jobs() if jobs else {}
-    cancel_jobs([job for job in jobs if job in queue and queue[job].state == "PENDING"])
+    found = {digest: queue[job] for digest, job in jobs.items() if job in queue}
+    cancel_jobs([job.id for job in found.values() if job.state == "PENDING"])
+    return found
 
 
 def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kdscale.errors import StageError
+from kdscale.errors import ConfigError, StageError
 from kdscale.jobs.cancel import cancel
 from kdscale.pipeline import claims
 from kdscale.pipeline.artifacts import Root, StageFolder
@@ -113,6 +113,46 @@ class TestAStage:
     def test_that_rests_cannot_be(self, fake: Fake) -> None:
         with pytest.raises(StageError, match="birds:data is done: there is nothing to cancel"):
             list(cancel("birds:data", fake.root, "x", 0.0))
+
+
+class TestSomeOfASweep:
+    def test_by_name_all_that_are_called_so(self, fake: Fake) -> None:
+        assert list(cancel("birds", fake.root, "x", 0.0, ["student"])) == [
+            "birds:student[s0] cancelled (it was waiting)", "birds:student[s1] cancelled (it was waiting)",
+        ]  # fmt: skip
+        assert fake.folder("teacher").state()["state"] == "waiting"
+        with pytest.raises(StageError, match="birds student: nothing to cancel, all 2 of them rest"):
+            list(cancel("birds", fake.root, "x", 0.0, ["student"]))
+
+    def test_by_values_those_that_have_them_and_many_in_a_line(self, tmp_path: Path) -> None:
+        many = Fake(Root(tmp_path / "many"), axes={"method": ["kd", "crd"], "seed": [str(i) for i in range(12)]})
+        assert list(cancel("birds", many.root, "x", 0.0, ["student[crd]", "teacher"])) == [
+            "birds:teacher cancelled (it was waiting)", "12 x student cancelled (it was waiting)",
+        ]  # fmt: skip
+        assert many.folder("student", "kd", "3").state()["state"] == "waiting"
+
+    def test_what_is_called_otherwise_is_refused(self, fake: Fake) -> None:
+        with pytest.raises(ConfigError, match="did you mean student"):
+            list(cancel("birds", fake.root, "x", 0.0, ["studnet"]))
+        with pytest.raises(ConfigError, match="is a stage already"):
+            list(cancel("birds:teacher", fake.root, "x", 0.0, ["student"]))
+
+    def test_jobs_that_wait_for_it_are_blocked_also_where_the_queue_cannot_be_asked(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", "")
+        (fake.root.path / "jobs").mkdir()
+        for job, folder in enumerate([fake.folder("teacher"), fake.folder("student", "0")]):
+            note = {"job": str(job), "digest": folder.digest, "submitted": float(job)}
+            (fake.root.path / "jobs" / f"{job}.json").write_text(json.dumps(note))
+            folder.write_state(state="queued", reason=f"job {job}")
+        lines = list(cancel("birds", fake.root, "x", 0.0, ["teacher"]))
+        assert lines[:2] == [
+            "birds:teacher cancelled (it was queued)", "birds:student[s0] is blocked: teacher was cancelled",
+        ]  # fmt: skip
+        assert "squeue is not here" in lines[2]
+        assert fake.folder("student", "0").state()["reason"] == "teacher was cancelled"
+        assert fake.folder("student", "1").state()["state"] == "waiting"  # no job: its launcher's to say
 
 
 class TestASweep:

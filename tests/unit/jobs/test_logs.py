@@ -16,6 +16,7 @@ import pytest
 
 from kdscale.errors import ConfigError, StageError
 from kdscale.jobs import logs
+from kdscale.jobs.stacks import stacks
 from kdscale.pipeline import claims
 from kdscale.pipeline.artifacts import Root, StageFolder
 from tests.fake_sweeps import Fake, begin
@@ -88,6 +89,53 @@ class TestShow:
         assert len(lines) == 5
 
 
+class TestOfAJob:
+    """What sbatch and srun wrote, in the folders that submitit makes."""
+
+    @pytest.fixture
+    def student(self, fake: Fake) -> StageFolder:
+        folder, jobs = fake.folder("student", "0"), fake.root.path / "jobs"
+        (jobs / "slurm" / "14").mkdir(parents=True)
+        (jobs / "slurm" / "15").mkdir(parents=True)
+        for job, when in (("14_2", 1.0), ("15", 2.0)):
+            note = {"job": job, "digest": folder.digest, "submitted": when}
+            (jobs / f"{job}.json").write_text(json.dumps(note))
+        (jobs / "slurm" / "14" / "14_2_0_log.out").write_text("of an earlier job\n")
+        (jobs / "slurm" / "15" / "15_0_log.out").write_text("no such python\n")
+        (jobs / "slurm" / "15" / "15_1_log.out").write_text("nor there\n")
+        return folder
+
+    def said(self, folder: StageFolder, rank: int = 0, **options: bool) -> str:
+        out = io.StringIO()
+        logs.show(folder, rank, None, 0, out, **options)
+        return out.getvalue()
+
+    def test_that_died_before_a_rank_wrote_is_shown_instead(self, student: StageFolder) -> None:
+        assert self.said(student) == "no such python\n"
+        assert self.said(student, 1) == "nor there\n"
+        assert self.said(student, 7) == "no such python\n"
+
+    def test_is_shown_on_demand_and_named_where_it_came_last(
+        self, student: StageFolder, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rank = student.logs / "attempt1-rank0.log"
+        rank.write_text("a rank\n")
+        assert self.said(student) == "a rank\n"
+        assert capsys.readouterr().err == ""
+        os.utime(rank, (1, 1))
+        assert self.said(student) == "a rank\n"
+        assert "job 15 wrote something after that: --job prints it" in capsys.readouterr().err
+        assert self.said(student, of_job=True) == "no such python\n"
+
+    def test_that_wrote_nothing_or_that_there_never_was_is_refused(self, student: StageFolder, fake: Fake) -> None:
+        for path in (fake.root.path / "jobs" / "slurm").glob("*/*.out"):
+            path.unlink()
+        with pytest.raises(StageError, match="its job 15 has written nothing"):
+            self.said(student)
+        with pytest.raises(StageError, match="never a job"):
+            self.said(fake.folder("teacher"), of_job=True)
+
+
 class TestFollow:
     def test_goes_on_over_attempts_until_the_stage_rests(
         self, stage: StageFolder, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +188,7 @@ class TestStacks:
     @pytest.mark.parametrize("worker", ["listens"], indirect=True)
     def test_of_a_live_process_are_printed(self, fake: Fake, worker: subprocess.Popen[str]) -> None:
         out = io.StringIO()
-        logs.stacks(fake.folder("teacher"), out)
+        stacks(fake.folder("teacher"), out)
         assert out.getvalue().startswith("--- rank 0\n")
         assert "in a_loop_that_hangs" in out.getvalue()
         assert worker.poll() is None
@@ -150,19 +198,19 @@ class TestStacks:
         self, fake: Fake, worker: subprocess.Popen[str]
     ) -> None:
         with pytest.raises(StageError, match="still starting"):
-            logs.stacks(fake.folder("teacher"), io.StringIO())
+            stacks(fake.folder("teacher"), io.StringIO())
         time.sleep(0.1)
         assert worker.poll() is None
 
     def test_of_nothing_or_elsewhere_are_refused(self, fake: Fake) -> None:
         stage = fake.folder("teacher")
         with pytest.raises(StageError, match="does not run now"):
-            logs.stacks(stage, io.StringIO())
+            stacks(stage, io.StringIO())
         now = time.time()
         holder = {"schema": 1, **claims.this(), "host": "node7", "attempt": 1, "since": now, "heartbeat": now}
         (stage.path / "claim.json").write_text(json.dumps(holder))
         with pytest.raises(StageError, match="runs on node7, not here"):
-            logs.stacks(stage, io.StringIO())
+            stacks(stage, io.StringIO())
 
 
 class TestCommand:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdscale.jobs import overview
+from kdscale.jobs import stage_view
 from kdscale.jobs.overview import SweepView, Tail
 from kdscale.pipeline.artifacts import Root
 from tests.fake_sweeps import STARTED, Fake, begin, finish, log
@@ -52,7 +52,7 @@ class TestTail:
     def test_of_a_long_spool_only_the_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "metrics.jsonl"
         path.write_text(self.line(0, 0.0, old=1.0) + "".join(self.line(i, float(i), a=1.0) for i in range(1, 100)))
-        monkeypatch.setattr(overview, "FIRST_READ_BYTES", 500)
+        monkeypatch.setattr(stage_view, "FIRST_READ_BYTES", 500)
         tail = Tail(path)
         tail.refresh()
         assert tail.step == 99

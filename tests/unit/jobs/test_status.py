@@ -70,7 +70,7 @@ class TestScreen:
     def test_causes_come_first(self, night: Fake) -> None:
         lines = printed("birds", night.root).splitlines()
         assert lines[0].startswith("birds  6 trials   done 2 · waiting 1 · running 1 · lost 1 · paused 2 · failed 1")
-        labels = [line.split()[0] for line in lines[1:] if line.split()[0] != "→"]
+        labels = [line.split()[0] for line in lines[1:] if line.split()[0] not in ("→", "planned")]
         assert labels[:4] == ["failed", "paused", "lost", "running"]
 
     def test_says_what_happened_and_what_to_type(self, night: Fake) -> None:
@@ -126,8 +126,8 @@ class TestScreen:
             claimed.append(begin(folder, time.time()))
             log(folder, 10, time.time(), train__images_per_s=pace, time__data_s=0.06, time__step_s=0.1)
         text = printed("birds", fake.root)
-        assert "birds:student[kd,s2] on" in text
-        assert "0.42 x the speed of its siblings (data wait 60%)" in text
+        said = "0.42 x the speed of its siblings (waits for data 60% of a step, siblings 60%)"
+        assert f"birds:student[kd,s2]  on {claims.this()['host']}: {said}" in " ".join(text.split("\n" + 14 * " "))
         assert text.count("x the speed") == 1
         for claim in claimed:
             claim.release()
