@@ -143,7 +143,8 @@ class TestSomeOfASweep:
         monkeypatch.setenv("PATH", "")
         (fake.root.path / "jobs").mkdir()
         for job, folder in enumerate([fake.folder("teacher"), fake.folder("student", "0")]):
-            note = {"job": str(job), "digest": folder.digest, "submitted": float(job)}
+            task = {"job": str(job), "digest": folder.digest}
+            note = {"job": str(job), "submitted": float(job), "tasks": [task]}
             (fake.root.path / "jobs" / f"{job}.json").write_text(json.dumps(note))
             folder.write_state(state="queued", reason=f"job {job}")
         lines = list(cancel("birds", fake.root, "x", 0.0, ["teacher"]))

@@ -98,8 +98,8 @@ class TestOfAJob:
         (jobs / "slurm" / "14").mkdir(parents=True)
         (jobs / "slurm" / "15").mkdir(parents=True)
         for job, when in (("14_2", 1.0), ("15", 2.0)):
-            note = {"job": job, "digest": folder.digest, "submitted": when}
-            (jobs / f"{job}.json").write_text(json.dumps(note))
+            note = {"submitted": when, "tasks": [{"job": job, "digest": folder.digest}]}
+            (jobs / f"{job.partition('_')[0]}.json").write_text(json.dumps(note))
         (jobs / "slurm" / "14" / "14_2_0_log.out").write_text("of an earlier job\n")
         (jobs / "slurm" / "15" / "15_0_log.out").write_text("no such python\n")
         (jobs / "slurm" / "15" / "15_1_log.out").write_text("nor there\n")

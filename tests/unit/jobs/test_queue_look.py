@@ -63,7 +63,7 @@ def test_where_no_stage_is_a_job_nobody_is_asked(tmp_path: Path, monkeypatch: py
 def test_where_the_queue_cannot_be_asked_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "7.json").write_text('{"digest": "ab", "job": "7", "submitted": 1.0}')
+    (tmp_path / "jobs" / "7.json").write_text('{"submitted": 1.0, "tasks": [{"digest": "ab", "job": "7"}]}')
     look = QueueLook(Root(tmp_path))
     look.refresh(["ab"])
     assert "squeue is not here" in look.problem

@@ -58,8 +58,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     queue = f"""#!/bin/sh
 [ -e {calls} ] || exit 0
 for job in $(seq $(wc -l < {calls})); do
-    echo "$job|PENDING|None|"
-    for task in $(seq 0 {ARRAY_LIMIT}); do echo "${{job}}_$task|PENDING|None|"; done
+    echo "$job|PENDING||N/A|None"
+    for task in $(seq 0 {ARRAY_LIMIT}); do echo "${{job}}_$task|PENDING||N/A|None"; done
 done
 """
     limit = f"#!/bin/sh\necho MaxArraySize = {ARRAY_LIMIT + 1}\n"
