@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import signal
@@ -131,7 +132,12 @@ def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, p
     from kdscale.pipeline.plan import make_plan
 
     runs = not (options.dry_run or options.explain)
-    site = Site(profile.precision) if profile is not None else None
+    site = None
+    if profile is not None:
+        from kdscale.jobs.slurm.sbatch import caches_of_weights
+
+        os.environ.update(caches_of_weights(root.path))
+        site = Site(profile.precision)
     return make_plan(sweep, root, fresh=options.fresh, fetch=runs, command=command, site=site)
 
 

@@ -14,10 +14,13 @@ from kdscale.config.sections import ResourcesConfig
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.pipeline.planned import PlannedStage
 
-__all__ = ["Layout", "parameters", "text"]
+__all__ = ["Layout", "caches_of_weights", "parameters", "text"]
 
 SHORT_JOBS_KEEP = 0.2
 """Share of its time that a short job keeps for saving itself, where the profile's delay would be more."""
+
+PASSED_ON = ("KDSCALE_REUSE", "KDSCALE_DATA", "XDG_CACHE_HOME")
+"""What says where finished stages and data are; a site may start jobs with an environment of their own."""
 
 
 class Layout:
@@ -74,6 +77,16 @@ def text(given: Mapping[str, Any], tasks: int, logs: Path) -> str:
     return str(_make_sbatch_string(command=python, folder=logs, **{**given, **count}))
 
 
+def caches_of_weights(root: Path) -> dict[str, str]:
+    """Where the libraries that networks come from keep what they download, if the user has not said so.
+
+    The launcher plans with these, and so with a network; jobs find the same files without one.
+    """
+    folder = root / "weights"
+    chosen = {"TORCH_HOME": folder / "torch", "HF_HUB_CACHE": folder / "hub"}
+    return {name: os.environ.get(name) or str(place.absolute()) for name, place in chosen.items()}
+
+
 def signal_delay_s(profile: Profile, time_min: int) -> int:
     """Seconds before its end that a job is told; SLURM may be a minute early."""
     return min(profile.signal_delay_s, max(5, round(SHORT_JOBS_KEEP * time_min * 60)))
@@ -88,12 +101,11 @@ def _gpus(has: Layout, profile: Profile) -> dict[str, Any]:
 
 
 def _environment(code: Path | None, root: Path) -> list[str]:
-    """Lines that make a job run the code that was submitted, whatever has become of it since."""
-    lines = ["export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"]
-    reuse = os.environ.get("KDSCALE_REUSE")
-    if reuse:
-        lines.append(f"export KDSCALE_REUSE={shlex.quote(reuse)}")
-    lines.append(f"export KDSCALE_RUNS={shlex.quote(str(root))}")
+    """Lines that make a job run the code that was submitted, whatever has become of it since, and find its data."""
+    lines = ["export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}", "export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1"]
+    given = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+    given |= {"KDSCALE_RUNS": str(root), **caches_of_weights(root)}
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
     if code is not None:
         plugins = shlex.quote(str(code / "plugins"))
         lines += [f"export PYTHONPATH={shlex.quote(str(code))}:{plugins}", f"export KDSCALE_PLUGINS={plugins}"]

@@ -35,8 +35,10 @@ def run(root: str, digest: str) -> NoReturn:
         signal.signal(number, lambda number, frame: _note(early, number, frame))
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     rank, world = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
+    from kdscale.data.download import forbid_downloads
     from kdscale.pipeline.artifacts import Root
 
+    forbid_downloads()
     folder = Root.find(Path(root)).stage(digest)
     if folder is None:
         raise SystemExit(f"no stage {digest[:12]} under {root}: was it removed after the job was submitted?")
