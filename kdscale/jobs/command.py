@@ -83,7 +83,8 @@ def _profile(cluster: str) -> Profile | None:
 
 def _warm_parent(options: argparse.Namespace) -> WarmParent | None:
     """Start importing for the workers at once, while the plan is made."""
-    if options.cluster != "local" or options.dry_run or options.explain or options.show_config or options.smoke:
+    idle = (options.dry_run, options.explain, options.show_config, options.smoke, options.prepare)
+    if options.cluster != "local" or any(idle):
         return None
     from kdscale.jobs.warm import WarmParent
 
@@ -105,20 +106,10 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
         return DONE
     root = Root.find(options.runs)
     plan = _plan(sweep, root, options, command, profile)
-    if options.explain:
-        from kdscale.jobs.explanation import explain_screen
-
-        console.print(explain_screen(plan, sweep, root))
-    if options.dry_run:
-        from kdscale.jobs.screens import plan_screen
-
-        console.print(plan_screen(plan))
-        if profile is not None:
-            from kdscale.jobs.slurm.submit import scripts
-
-            for script in scripts(root, plan, profile):
-                console.print(script, markup=False, highlight=False, soft_wrap=True)
     if options.explain or options.dry_run:
+        from kdscale.jobs.looking import look
+
+        look(plan, sweep, root, options, profile, console)
         return DONE
     if options.smoke:
         from kdscale.jobs.smoke import smoke
@@ -153,8 +144,13 @@ def _execute(  # noqa: PLR0913
     from kdscale.jobs.prepare import prepare_folders
     from kdscale.pipeline.artifacts import SweepFolder
 
-    prepare_folders(root, plan, retry_failed=options.retry_failed)
     folder = _sweep_folder(root, plan, sweep)
+    if options.prepare:
+        from kdscale.jobs.offline import Preparation
+
+        ready = Preparation(plan, root, folder, console).run(profile, detach=options.detach)
+        return DONE if ready else FAILED
+    prepare_folders(root, plan, retry_failed=options.retry_failed)
     with SweepFolder(folder).launching():
         if options.cluster == "inline":
             from kdscale.jobs.inline import run_inline
