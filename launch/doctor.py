@@ -30,18 +30,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--runs", type=Path, metavar="DIR", help="folder to try out (default: $KDSCALE_RUNS, else ./runs)"
     )
     parser.add_argument(
-        "--cluster", default="local", metavar="local|PROFILE.yaml", help="what to examine (default: this machine)"
-    )
+        "--cluster", default="local", metavar="local|slurm|PROFILE.yaml",
+        help="what to examine (default: this machine); of a cluster also its scheduler and, by a job of one minute "
+        "that writes below --runs, what a node sees",
+    )  # fmt: skip
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Examine, print, and return the exit code."""
     options = parse(arguments)
-    if options.cluster not in ("local", "inline"):
-        print(f"error: --cluster {options.cluster}: not built yet; only this machine can be examined", file=sys.stderr)
-        return 2
     findings = _examine(options.runs)
+    if options.cluster not in ("local", "inline"):
+        from kdscale.errors import ConfigError
+
+        try:
+            findings += _examine_cluster(options.cluster, options.runs)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     from kdscale.doctor.findings import document, is_fit
 
     if options.json or importlib.util.find_spec("rich") is None:
@@ -55,13 +62,24 @@ def main(arguments: list[str]) -> int:
     return 0 if is_fit(findings) else 1
 
 
+def _place(runs: Path | None) -> Path:
+    return runs or Path(os.environ.get("KDSCALE_RUNS") or "runs").expanduser()
+
+
+def _examine_cluster(cluster: str, runs: Path | None) -> list[Finding]:
+    from kdscale.jobs.slurm.profile import load_profile
+    from kdscale.jobs.slurm.site import examine_cluster
+
+    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    return list(examine_cluster(load_profile(cluster), _place(runs), say))
+
+
 def _examine(runs: Path | None) -> list[Finding]:
     from kdscale.doctor.data_sets import examine_data_sets
     from kdscale.doctor.folder import examine_folder
     from kdscale.doctor.software import examine_software
 
-    place = runs or Path(os.environ.get("KDSCALE_RUNS") or "runs").expanduser()
-    return [*examine_software(), *examine_folder(place), *examine_data_sets()]
+    return [*examine_software(), *examine_folder(_place(runs)), *examine_data_sets()]
 
 
 if __name__ == "__main__":

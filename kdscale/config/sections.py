@@ -164,7 +164,7 @@ class TrackingConfig(Model):
 
     uri: str | None = outside(None, description="MLflow server, sqlite:/// file, or off; default runs/mlflow.db")
     experiment: str = outside("kdscale")
-    ship: Literal["auto", "job", "login", "never"] = outside("auto")
+    ship: Literal["auto", "job", "login", "never"] = outside("auto", description="who brings metrics to a server")
 
     @field_validator("uri", mode="before")
     @classmethod

@@ -136,9 +136,9 @@ def _execute(  # noqa: PLR0913
     plan: Plan, root: Root, options: argparse.Namespace, console: Console, warm: WarmParent | None, sweep: Sweep,
     profile: Profile | None,
 ) -> int:  # fmt: skip
-    from kdscale.trackers.destination import destination
+    from kdscale.jobs.shipping import check_tracking
 
-    destination(root.path, plan.tracking["uri"], plan.tracking["experiment"])  # a bad address fails before anything
+    check_tracking(root.path, plan.tracking, on_cluster=profile is not None)
     if not _agreed(plan, root, options):
         return USAGE
     from kdscale.jobs.prepare import prepare_folders
@@ -179,10 +179,11 @@ def _sweep_folder(root: Root, plan: Plan, sweep: Sweep) -> Path:
 
 def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: WarmParent) -> int:
     from kdscale.jobs.local import LocalRun
+    from kdscale.jobs.shipping import shipper_of_launcher
     from kdscale.jobs.watch import Watch
 
     with Watch(folder, console) as watch:
-        shipper = _shipper(plan, root, folder, watch.say)
+        shipper = shipper_of_launcher(root.path, folder, plan.tracking, watch.say, on_cluster=False)
         local = LocalRun(root, plan, watch.say, parallel=plan.limits.get("parallel"), warm=warm)
         with _OnSignals(local.ask_to_stop):
             states = local.run(watch.update)
@@ -194,6 +195,7 @@ def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: War
 
 
 def _run_slurm(plan: Plan, root: Root, folder: Path, console: Console, profile: Profile, *, detach: bool) -> int:
+    from kdscale.jobs.shipping import shipper_of_launcher
     from kdscale.jobs.slurm.follow import Follower
     from kdscale.jobs.slurm.submit import Submission
     from kdscale.jobs.watch import Watch
@@ -203,7 +205,7 @@ def _run_slurm(plan: Plan, root: Root, folder: Path, console: Console, profile: 
         submission.submit()
         if detach:
             return DONE
-        shipper = _shipper(plan, root, folder, watch.say)
+        shipper = shipper_of_launcher(root.path, folder, plan.tracking, watch.say, on_cluster=True)
         follower = Follower(submission)
         with _OnSignals(follower.leave):
             states = follower.run(watch.update)
@@ -234,18 +236,6 @@ class _OnSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-
-
-def _shipper(plan: Plan, root: Root, folder: Path, say: Callable[[str], None]) -> ShipperProcess | None:
-    """The process that writes to MLflow; None where tracking is off or MLflow is not installed."""
-    import importlib.util
-
-    uri, ship = plan.tracking.get("uri"), plan.tracking.get("ship")
-    if uri == "off" or ship == "never" or importlib.util.find_spec("mlflow") is None:
-        return None
-    from kdscale.trackers.shipping import start_shipper
-
-    return start_shipper(root.path, folder, uri, plan.tracking["experiment"], say=say)
 
 
 def _agreed(plan: Plan, root: Root, options: argparse.Namespace) -> bool:

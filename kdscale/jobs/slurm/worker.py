@@ -52,13 +52,15 @@ def run(root: str, digest: str) -> NoReturn:
         }
     )  # fmt: skip
     _write_to(folder.logs / f"attempt{place['attempt']}-rank{rank}.log")
+    from kdscale.jobs.shipping import ship_the_end, shipper_of_job
     from kdscale.jobs.slurm.ending import last_word
     from kdscale.jobs.stage_job import main
 
+    shipper = shipper_of_job(Path(root), folder, rank)
     main(
         Path(root), digest,
         watch=lambda stop: _watch(stop, early),
-        last=lambda code: last_word(code, folder, place["attempt"], rank, world),
+        last=lambda code: ship_the_end(shipper, code, last_word(code, folder, place["attempt"], rank, world)),
     )  # fmt: skip
 
 
