@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Examine, print, and return the exit code."""
     options = parse(arguments)
-    findings = _examine(options.runs)
-    if options.cluster not in ("local", "inline"):
-        from kdscale.errors import ConfigError
+    from kdscale.errors import ConfigError
 
-        try:
-            findings += _examine_cluster(options.cluster, options.runs)
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+    try:
+        findings = _examine(options.runs, options.cluster)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     from kdscale.doctor.findings import document, is_fit
 
     if options.json or importlib.util.find_spec("rich") is None:
@@ -62,24 +61,22 @@ def main(arguments: list[str]) -> int:
     return 0 if is_fit(findings) else 1
 
 
-def _place(runs: Path | None) -> Path:
-    return runs or Path(os.environ.get("KDSCALE_RUNS") or "runs").expanduser()
-
-
-def _examine_cluster(cluster: str, runs: Path | None) -> list[Finding]:
-    from kdscale.jobs.slurm.profile import load_profile
-    from kdscale.jobs.slurm.site import examine_cluster
-
-    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
-    return list(examine_cluster(load_profile(cluster), _place(runs), say))
-
-
-def _examine(runs: Path | None) -> list[Finding]:
+def _examine(runs: Path | None, cluster: str) -> list[Finding]:
     from kdscale.doctor.data_sets import examine_data_sets
     from kdscale.doctor.folder import examine_folder
     from kdscale.doctor.software import examine_software
 
-    return [*examine_software(), *examine_folder(_place(runs)), *examine_data_sets()]
+    place = runs or Path(os.environ.get("KDSCALE_RUNS") or "runs").expanduser()
+    beyond = _cluster(cluster, place) if cluster not in ("local", "inline") else []
+    return [*examine_software(), *examine_folder(place), *examine_data_sets(), *beyond]
+
+
+def _cluster(cluster: str, place: Path) -> Iterable[Finding]:
+    """Refuses what is no profile at once, and looks when it is asked."""
+    from kdscale.jobs.slurm.profile import load_profile
+    from kdscale.jobs.slurm.site import examine_cluster
+
+    return examine_cluster(load_profile(cluster), place, lambda text: print(text, file=sys.stderr))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def parameters(
         "partition": asked.partition or profile.partition, "account": profile.account, "qos": profile.qos,
         "constraint": profile.constraint, "exclude": profile.exclude, "dependency": waits_for, "wckey": None,
         "signal_delay_s": signal_delay_s(profile, asked.time_min), "stderr_to_stdout": True,
-        "setup": [*_environment(code, root), *profile.setup], "additional_parameters": further,
+        "setup": [*_environment(code, root), *profile.setup, *_stand_in(code)], "additional_parameters": further,
         # srun has not taken this over from sbatch since 22.05; and one dead rank must not leave the others waiting
         "srun_args": [f"--cpus-per-task={asked.cpus_per_process}", "--kill-on-bad-exit=1", *profile.srun_args],
     }  # fmt: skip
@@ -103,10 +103,19 @@ def _gpus(has: Layout, profile: Profile) -> dict[str, Any]:
 def _environment(code: Path | None, root: Path) -> list[str]:
     """Lines that make a job run the code that was submitted, whatever has become of it since, and find its data."""
     lines = ["export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}", "export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1"]
-    given = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+    given = {name: _absolute(os.environ[name]) for name in PASSED_ON if os.environ.get(name)}
     given |= {"KDSCALE_RUNS": str(root), **caches_of_weights(root)}
     lines += [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
     if code is not None:
         plugins = shlex.quote(str(code / "plugins"))
         lines += [f"export PYTHONPATH={shlex.quote(str(code))}:{plugins}", f"export KDSCALE_PLUGINS={plugins}"]
     return lines
+
+
+def _stand_in(code: Path | None) -> list[str]:
+    """`python -m` looks into the working folder first, and that may be the user's checkout, edited since."""
+    return [f"cd {shlex.quote(str(code))}"] if code is not None else []
+
+
+def _absolute(paths: str) -> str:
+    return os.pathsep.join(str(Path(path).expanduser().absolute()) for path in paths.split(os.pathsep) if path)

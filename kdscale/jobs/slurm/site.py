@@ -30,12 +30,11 @@ def examine_cluster(profile: Profile, runs: Path, say: Callable[[str], None]) ->
         say: told while the probe waits.
     """
     try:
-        config = ask("scontrol", "show", "config")
+        yield from _settings(ask("scontrol", "show", "config"))
         yield from _partition(profile)
     except SubmissionError as error:
         yield Finding("scheduler", "slurm", "broken", str(error), "run it on a login node", needed=True)
         return
-    yield from _settings(config)
     runs = runs.absolute()
     runs.mkdir(parents=True, exist_ok=True)
     wanted = {
