@@ -25,7 +25,7 @@ def why_no_answer(address: str, within_s: float = PROBE_S) -> str | None:
     asking = threading.Thread(target=lambda: heard.append(_ask(address, within_s)), name="probe", daemon=True)
     asking.start()
     asking.join(within_s + 0.5)
-    return heard[0] if heard else f"no answer within {within_s:.0f} s"
+    return heard[0] if heard else f"no answer within {within_s:g} s"
 
 
 def _ask(address: str, within_s: float) -> str | None:
