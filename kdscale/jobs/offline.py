@@ -9,7 +9,7 @@ Nothing is trained, and nothing but the probe is submitted. The same command aga
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,11 @@ class Preparation:
     def _nodes(self, profile: Profile, files: list[dict[str, Any]], *, detach: bool) -> None:
         wanted = _question(self.plan, self.root, files)
         code = take_snapshot(self.root.path, self.plan)
-        for partition, gpus in _kinds_of_nodes(self.plan, profile):
-            probe = Probe(self.root.path, profile, code, partition, gpus, wanted)
-            sight = probe_nodes(probe, lambda text: self._say("nodes", text), detach=detach)
-            self.waits = self.waits or sight is None
-            if sight is not None:
-                self._tell(sight)
+        kinds = _kinds_of_nodes(self.plan, profile)
+        probes = [Probe(self.root.path, profile, code, partition, gpus, wanted) for partition, gpus in kinds]
+        for sight in probe_nodes(probes, lambda text: self._say("nodes", text), wait=not detach):
+            self._tell(sight)
+        self.waits = detach
 
     def _tell(self, sight: Sight) -> None:
         where = f"{sight.node}: " if sight.node else ""
@@ -150,15 +149,23 @@ class Preparation:
         self.console.print(f" {what:9} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def probe_nodes(probe: Probe, say: Any, *, detach: bool) -> Sight | None:
-    """Submit a probe, and wait for what it sees unless `detach`. Raises: SubmissionError."""
-    try:
-        new = probe.submit()
-    except SubmissionError as error:
-        return Sight("", "", [Finding("node", "probe", "broken", str(error), needed=True)])
-    where = f" to {probe.partition}" if probe.partition else ""
-    say(f"probe job {probe.job} {'submitted' if new else 'is queued'}{where}")
-    return None if detach else probe.wait(say)
+def probe_nodes(probes: Sequence[Probe], say: Callable[[str], None], *, wait: bool) -> Iterator[Sight]:
+    """Submit probes, and yield what each has seen unless they are only to be left in the queue.
+
+    Raises:
+        SubmissionError: the scheduler does not answer while they wait.
+    """
+    submitted = []
+    for probe in probes:
+        try:
+            new = probe.submit()
+        except SubmissionError as error:
+            yield Sight("", "", [Finding("node", "probe", "broken", str(error), needed=True)])
+            continue
+        where = f" to {probe.partition}" if probe.partition else ""
+        say(f"probe job {probe.job} {'submitted' if new else 'is queued'}{where}")
+        submitted.append(probe)
+    yield from (probe.wait(say) for probe in submitted if wait)
 
 
 def to_fetch(plan: Plan) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from kdscale.doctor.findings import Finding
@@ -42,11 +43,9 @@ def examine_cluster(profile: Profile, runs: Path, say: Callable[[str], None]) ->
         "stage_to": [], "bytes": 0,
     }  # fmt: skip
     probe = Probe(runs, profile, take_snapshot(runs, Plan("doctor", "", {}, [], {}, {})), None, 0, wanted)
-    sight = probe_nodes(probe, say, detach=False)
-    assert sight is not None
-    where = f"{sight.node}: " if sight.node else ""
-    for finding in sight.findings:
-        yield Finding(**{**vars(finding), "text": f"{where}{finding.text}"})
+    for sight in probe_nodes([probe], say, wait=True):
+        where = f"{sight.node}: " if sight.node else ""
+        yield from (replace(finding, text=f"{where}{finding.text}") for finding in sight.findings)
 
 
 def _partition(profile: Profile) -> Iterator[Finding]:
