@@ -27,6 +27,7 @@ REAL: dict[str, Any] = EXPERIMENT | {
     "train": EXPERIMENT["train"] | {"epochs": 1},
 }
 
+LONG = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
 pytestmark = pytest.mark.skipif(not FASHION.is_dir(), reason="apt-get install dataset-fashion-mnist")
 
 
@@ -105,6 +106,7 @@ def test_a_variable_that_nodes_lack_is_told_before_a_sweep_stumbles_over_it(dril
     assert "data.stage_to: $NO_SUCH_DISK is not set on n" in done.stdout
 
 
+@LONG
 def test_a_run_root_that_nodes_do_not_see(drill: Make, hide: Callable[[Path], None]) -> None:
     box = drill()
     box.root.mkdir()
@@ -164,7 +166,7 @@ def finished(box: Drill) -> bool:
     return bool(box.stages("teacher")) and box.state("teacher")["state"] == "done"
 
 
-@pytest.mark.parametrize("ship", ["auto", "job"])
+@pytest.mark.parametrize("ship", ["auto", pytest.param("job", marks=LONG)])
 def test_jobs_ship_to_a_server_without_anybody_on_the_login_node(
     drill: Make, server: RealServer, ship: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +181,25 @@ def test_jobs_ship_to_a_server_without_anybody_on_the_login_node(
     assert steps == {line["step"] for line in box.metrics("teacher") if "train/loss" in line}
     written = subprocess.run(["grep", "-rl", CANARY, str(box.root)], capture_output=True, text=True)
     assert written.stdout == ""
+
+
+@LONG
+def test_what_a_job_shipped_before_it_was_requeued_is_not_shipped_again(drill: Make, server: RealServer) -> None:
+    box = drill()
+    long = (ONLY_TEACHER, "train.epochs=60", f"tracking={{uri: '{server.uri}', ship: job}}")
+    box.sweep(*long, detach=True)
+    box.reaches("teacher", 100)
+    wait_until(lambda: metrics_of(server).get("stage", 0) > 0, 60)
+    (job,) = [note["job"] for note in box.jobs() if note["stage"] == "teacher"]
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    wait_until(lambda: finished(box), 180)
+    wait_until(lambda: [r.status for r in stored_runs(server.database) if r.level == "stage"] == ["FINISHED"], 60)
+    (stage,) = [run for run in stored_runs(server.database) if run.level == "stage"]
+    assert len(box.state("teacher")["attempts"]) == 2
+    assert stage.doubled() == []
+    assert {s for s, _ in stage.curve("train/loss")} == {
+        line["step"] for line in box.metrics("teacher") if "train/loss" in line
+    }
 
 
 def test_a_server_that_nodes_do_not_reach_costs_a_line(drill: Make) -> None:
