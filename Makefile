@@ -35,13 +35,13 @@ test: lint types  ## everything that CI runs
 	$(PYTEST)
 	$(PYTEST) tests/distributed
 	$(PYTEST) tests/e2e
+	$(PYTEST) tests/slurm
 
 test-slurm: setup-test  ## sweeps on a real SLURM of two nodes on this machine (needs root)
-	REQUIRE="$(REQUIRE) slurm" ./install.sh dev vision digits
 	$(PYTEST) tests/slurm
 
 test-long: setup-test  ## the full fault matrices
-	KDSCALE_LONG=1 $(PYTEST) tests/unit tests/distributed tests/e2e
+	KDSCALE_LONG=1 $(PYTEST) tests/unit tests/distributed tests/e2e tests/slurm
 
 bench: setup-test  ## ratios to bare loops, written to benchmarks/results
 	$(PYTHON_IN) -m benchmarks.run

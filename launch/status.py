@@ -30,7 +30,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="name, name-digest, path (default: latest)")
     parser.add_argument("--watch", action="store_true", help="look again every 2 s until nothing moves any more")
     parser.add_argument(
-        "--heal", action="store_true", help="mark stages whose process died as interrupted (all stages without SWEEP)"
+        "--heal",
+        action="store_true",
+        help="mark stages whose process died as interrupted, submit again what SLURM lost (all sweeps without SWEEP)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON (schema 1)")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="default: $KDSCALE_RUNS, else ./runs")

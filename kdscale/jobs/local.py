@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kdscale import atomic
-from kdscale.jobs.causes import FREE_SPACE, HELD, first_cause, forget_causes, wording
+from kdscale.jobs.causes import FREE_SPACE, HELD, blamed, causes_of, forget_causes
 from kdscale.jobs.prepare import note_state
+from kdscale.jobs.retries import judge
 from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, NO_SPACE
 from kdscale.jobs.warm import WarmParent
 from kdscale.pipeline.artifacts import Root, StageFolder
@@ -26,7 +27,6 @@ __all__ = ["LocalRun"]
 
 POLL_S = 0.1
 GRACE_S = 60.0
-ATTEMPTS_WITHOUT_PROGRESS = 3
 FINAL = frozenset({"done", "failed", "cancelled", "paused"})
 """States in which another launcher's stage is not gone on with here."""
 
@@ -39,7 +39,6 @@ class _Running:
     folder: StageFolder
     attempt: int
     pids: list[int]
-    began_at_step: int
     ended: dict[int, int] = field(default_factory=dict)
     stopping_since: float | None = None
 
@@ -64,7 +63,8 @@ class LocalRun:
         self._running: dict[str, _Running] = {}
         self._waiting = {stage.digest: stage for stage in plan.todo}
         self._first = plan.measured_first
-        self._futile: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+        """When a stage that failed in passing runs again, by the monotonic clock."""
         self._others: set[str] = set()
         """Stages that another launcher's workers were seen at."""
         self._stop_signals = 0
@@ -128,7 +128,9 @@ class LocalRun:
         self._conclude(stage.digest, "blocked")
 
     def _may_begin(self, stage: PlannedStage) -> bool:
-        """Not before imported networks are measured, without free cores, or while another launcher is at it."""
+        """Not before networks are measured, during a wait, without free cores, or while another launcher is at it."""
+        if time.monotonic() < self._not_before.get(stage.digest, 0.0):
+            return False
         unmeasured = self._first & (self._waiting.keys() | self._running.keys())
         turn = not unmeasured or stage.digest in self._first
         return turn and self._room_for(stage) and not self._held(stage)
@@ -167,8 +169,7 @@ class LocalRun:
             }  # fmt: skip
             log = folder.logs / f"attempt{attempt}-rank{rank}.log"
             pids.append(self._warm.start(self._root.path, stage.digest, environment, log))
-        step = int(folder.state().get("step", 0))
-        self._running[stage.digest] = _Running(stage, folder, attempt, pids, step)
+        self._running[stage.digest] = _Running(stage, folder, attempt, pids)
 
     # ------------------------------------------------------------------ ending
 
@@ -217,27 +218,17 @@ class LocalRun:
         codes = list(running.ended.values())
         if CANCELLED in codes or running.folder.cancel_request():
             return "cancelled", "cancelled by its user"
-        cause = first_cause(running.folder.path, running.attempt, len(running.pids))
-        if cause is not None:
-            if cause["kind"] == HELD:
-                return "waiting", HELD
-            return ("paused" if cause["disk_full"] else "failed"), wording(cause)
-        if NO_SPACE in codes:  # not even the cause could be written
+        causes = causes_of(running.folder.path, running.attempt, len(running.pids))
+        cause = blamed(causes)
+        if cause is not None and cause["kind"] == HELD:
+            return "waiting", HELD
+        if cause is None and NO_SPACE in codes:  # not even the cause could be written
             return "paused", f"no space left on device; {FREE_SPACE}"
-        if self.stopped or INTERRUPTED in codes:
+        if cause is None and (self.stopped or INTERRUPTED in codes):
             return "interrupted", running.folder.state().get("reason") or "stopped by its user"
-        return self._after_loss(running, codes)
-
-    def _after_loss(self, running: _Running, codes: list[int]) -> tuple[str, str]:
-        """A worker died without a word (killed, out of memory): again, while steps advance."""
-        killed = [-code for code in codes if code < 0]
-        how = signal.Signals(killed[0]).name if killed else f"exit code {codes[0]}"
-        digest = running.stage.digest
-        further = int(running.folder.state().get("step", 0)) > running.began_at_step
-        self._futile[digest] = 0 if further else self._futile.get(digest, 0) + 1
-        if self._futile[digest] >= ATTEMPTS_WITHOUT_PROGRESS:
-            return "paused", f"workers died {ATTEMPTS_WITHOUT_PROGRESS} times ({how}) without getting further"
-        return "interrupted", f"a worker died ({how})"
+        verdict = judge(running.folder, causes, how=f"a worker died ({_how(codes)})", waits_s=())
+        self._not_before[running.stage.digest] = time.monotonic() + verdict.wait_s
+        return verdict.state, verdict.reason
 
     def _record(self, running: _Running, verdict: str, reason: str) -> None:
         try:
@@ -270,6 +261,11 @@ class LocalRun:
         folder = self._root.stage(stage.digest)
         assert folder is not None
         return folder
+
+
+def _how(codes: list[int]) -> str:
+    killed = [-code for code in codes if code < 0]
+    return signal.Signals(killed[0]).name if killed else f"exit code {codes[0]}"
 
 
 def _processes(stage: PlannedStage) -> int:

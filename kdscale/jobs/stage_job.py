@@ -3,7 +3,8 @@
     python -m kdscale.jobs.stage_job ROOT DIGEST        with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set
 
 Everything it needs is found on disk from these two strings, so starting it again is always right.
-Exit codes: 0 done, 75 interrupted (it saved itself and will go on), 1 failed, 74 the disk is full, 143 cancelled.
+Exit codes: 0 done, 75 interrupted (it saved itself and will go on), 1 failed, 74 the disk is full, 76 a rank hung,
+143 cancelled.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,9 +25,9 @@ from typing import Any, NoReturn
 
 from kdscale import atomic
 
-__all__ = ["CANCELLED", "DONE", "FAILED", "INTERRUPTED", "NO_SPACE", "die_with_parent", "error_file", "main"]
+__all__ = ["CANCELLED", "DONE", "FAILED", "HUNG", "INTERRUPTED", "NO_SPACE", "die_with_parent", "error_file", "main"]
 
-DONE, FAILED, NO_SPACE, INTERRUPTED, CANCELLED = 0, 1, 74, 75, 143
+DONE, FAILED, NO_SPACE, INTERRUPTED, HUNG, CANCELLED = 0, 1, 74, 75, 76, 143
 _PR_SET_PDEATHSIG = 1
 log = logging.getLogger("kdscale")
 
@@ -84,6 +86,8 @@ def _run(root: Path, digest: str, watch: Callable[[Any], None]) -> int:
     _listen(stop)
     watch(stop)
     folder = Root.find(root).stage(digest)
+    if folder is not None:
+        _guard(folder.logs, stop)
     if folder is not None and folder.definition()["kind"] == "convert":
         from kdscale.train.convert import run_conversion
 
@@ -97,6 +101,14 @@ def _run(root: Path, digest: str, watch: Callable[[Any], None]) -> int:
         return DONE
     cancelled = folder is not None and folder.cancel_request() is not None
     return CANCELLED if cancelled else INTERRUPTED
+
+
+def _guard(logs: Path, stop: Any) -> None:
+    from kdscale.jobs.hang import HANG_AFTER_S, Guard
+
+    after_s = float(os.environ.get("KDSCALE_HANG_AFTER_S", HANG_AFTER_S))
+    attempt, rank = int(os.environ.get("KDSCALE_ATTEMPT", "1")), int(os.environ.get("RANK", "0"))
+    Guard(logs, stop, attempt, rank, int(os.environ.get("WORLD_SIZE", "1")), after_s).start()
 
 
 def _listen(stop: Any) -> None:
@@ -125,8 +137,10 @@ def _record(root: Path, digest: str, error: BaseException) -> None:
     rank, attempt = int(os.environ.get("RANK", "0")), int(os.environ.get("KDSCALE_ATTEMPT", "1"))
     document = {
         "rank": rank,
+        "host": socket.gethostname(),
         "kind": type(error).__name__,
         "message": str(error) or type(error).__name__,
+        "errno": _errno_of(error),
         "disk_full": atomic.is_disk_full(error),
         "own": type(error).__module__.startswith("kdscale."),
     }
@@ -134,6 +148,15 @@ def _record(root: Path, digest: str, error: BaseException) -> None:
         atomic.write_json(error_file(folder.path, attempt, rank), document)
     except OSError:
         print(json.dumps(document), file=sys.stderr)  # noqa: T201 - the disk may be the very problem
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """The operating system's own number, of an error or of one behind it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        error = error.__cause__
+    return None
 
 
 def die_with_parent() -> None:

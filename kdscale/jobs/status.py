@@ -74,14 +74,19 @@ def watch(name: str | None, root: Root, console: Console, *, healing: bool) -> i
 
 
 def heal(root: Root, sweep: SweepFolder | None) -> list[str]:
-    """Make states agree with what lives: on all stages of this root, or of one sweep; idempotent.
+    """Make states agree with what lives, and submit again what SLURM has lost; of this root, or of one sweep.
 
     Returns:
-        A line for each stage that was changed.
+        A line for each stage that was changed, or sweep that was submitted again.
     """
     of_sweep = set(sweep.plan()["stages"]) if sweep else None
     folders = [f for f in root.stages() if f.writable and (of_sweep is None or f.digest in of_sweep)]
-    return [f"healed {f.path.name}: interrupted, {found}" for f in folders if (found := f.reconcile())]
+    healed = [f"healed {f.path.name}: interrupted, {found}" for f in folders if (found := f.reconcile())]
+    if (root.path / "jobs").is_dir():
+        from kdscale.jobs.slurm.heal import heal_sweeps
+
+        healed += heal_sweeps(root, sweep)
+    return healed
 
 
 def document(view: SweepView, healed: Sequence[str] = ()) -> dict[str, Any]:

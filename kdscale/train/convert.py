@@ -65,6 +65,7 @@ def _progress(folder: StageFolder, claim: Claim, stop: Stop) -> Progress:
 
     def told(done: int, total: int) -> None:
         nonlocal written
+        stop.step = done
         if stop.agreed(done):
             raise Interrupted(stop.reason)
         if time.monotonic() - written < STATE_EVERY_S:

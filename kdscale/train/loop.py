@@ -166,6 +166,7 @@ class Loop:
         state = self.state
         if state.step % self.train.log_every_steps == 0:
             self._log()
+        self.stop.step = state.step
         if self.stop.agreed(state.step):
             self._checkpoint()
             raise Interrupted(self.stop.reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from kdscale import ranks
@@ -19,11 +21,18 @@ class Interrupted(Exception):
 class Stop:
     """A flag that a signal handler raises and the training loop polls at step boundaries.
 
-    A handler does nothing but raise it: no file is written and no collective runs inside a signal.
+    A handler does nothing but raise it: no file is written and no collective runs inside a signal. Since it is polled
+    wherever a stage gets further, it also knows when that was last.
     """
 
     def __init__(self) -> None:
         self.reason = ""
+        self.moved_at = time.monotonic()
+        """When this rank was last at a boundary, by the monotonic clock."""
+        self.boundaries = 0
+        """How many it has passed."""
+        self.step = 0
+        """Training step, or row of a conversion, that it was at then."""
         self._asked = False
 
     def ask(self, reason: str) -> None:
@@ -33,6 +42,7 @@ class Stop:
 
     def agreed(self, step: int) -> bool:
         """Whether all ranks stop after `step`; called by all ranks at the same steps."""
+        self.moved_at, self.boundaries = time.monotonic(), self.boundaries + 1
         if ranks.world() == 1:
             return self._asked
         if step % AGREE_EVERY_STEPS:

@@ -54,6 +54,7 @@ write_config() {
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((PORT + 1))
 AccountingStoragePass=$R/munge/socket
+AccountingStorageEnforce=limits
 AccountingStorageTRES=cpu,mem,node"
         (umask 077; cat >"$R/etc/slurmdbd.conf") <<CONF
 AuthType=auth/munge
@@ -161,7 +162,11 @@ start_database() {
     if ! alive "$(pid_of slurmdbd)"; then
         MYSQL_UNIX_PORT=$R/db/socket slurmdbd
         wait_for slurmdbd 20 sacctmgr -n show cluster
-        sacctmgr -n show cluster kdscale | grep -q kdscale || sacctmgr -i add cluster kdscale >/dev/null
+        if ! sacctmgr -n show cluster kdscale | grep -q kdscale; then
+            sacctmgr -i add cluster kdscale >/dev/null
+            sacctmgr -i add account users >/dev/null
+            sacctmgr -i add user "$(id -un)" account=users >/dev/null
+        fi
     fi
 }
 

@@ -46,10 +46,6 @@ EXPERIMENT: dict[str, Any] = {
         },
     },
 }  # fmt: skip
-LONG_TEACHER = {"stages.teacher.train.epochs": 60}
-"""Some twenty seconds of work, to be disturbed in."""
-
-
 PLACE: dict[str, str] = {}
 """Where the session's cluster is: every test has its environment swept clean of KDSCALE_ settings."""
 
@@ -67,23 +63,32 @@ def slurm_env() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Up for all tests; where there is no SLURM, or no root for its nodes' namespaces, they are skipped and say so."""
+    """Up for all tests; where there is no SLURM, or no root for its nodes' namespaces, they are skipped and say so.
+
+    With REQUIRE=slurm, as in CI, they fail instead.
+    """
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     if missing or os.geteuid():
-        pytest.skip(f"no SLURM to be had here: {', '.join(missing) or 'two nodes need root'} (make test-slurm)")
+        why = f"no SLURM to be had here: {', '.join(missing) or 'two nodes need root'} (make test-slurm)"
+        (pytest.fail if "slurm" in os.environ.get("REQUIRE", "") else pytest.skip)(why)
     with socket.socket() as probe:  # twenty ports in a row, below those that the kernel gives away
         probe.bind(("127.0.0.1", 0))
         port = 12000 + probe.getsockname()[1] % 4000
     with tempfile.TemporaryDirectory(prefix="kdscale-slurm-", dir="/tmp") as folder:
         PLACE.update({"KDSCALE_CLUSTER": folder, "KDSCALE_CLUSTER_PORT": str(port)})
         os.environ["PATH"] = path
+        small = Path(folder) / "small"
+        small.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(small)]
+        subprocess.run(mount, check=True)  # before the nodes, which see no later mounts
         control("up")
         os.environ |= slurm_env()
         try:
             yield
         finally:
             control("down")
+            subprocess.run(["umount", "-l", str(small)], check=True)
             del os.environ["SLURM_CONF"]
 
 
@@ -93,6 +98,7 @@ class Drill:
 
     root: Path
     config: Path
+    cluster: Path | str = PROFILE
 
     def sweep(self, *overrides: str, check: bool = True, detach: bool = False) -> subprocess.CompletedProcess[str]:
         """launch/sweep.py, to its end."""
@@ -104,9 +110,20 @@ class Drill:
 
     def command(self, *overrides: str) -> list[str]:
         return [
-            sys.executable, str(ROOT / "launch" / "sweep.py"), str(self.config), *overrides, "--cluster", str(PROFILE),
-            "--runs", str(self.root),
+            sys.executable, str(ROOT / "launch" / "sweep.py"), str(self.config), *overrides,
+            "--cluster", str(self.cluster), "--runs", str(self.root),
         ]  # fmt: skip
+
+    def ask_for(self, **changes: Any) -> Drill:
+        """The same with a profile of its own."""
+        self.cluster = self.config.with_suffix(".profile.yaml")
+        self.cluster.write_text(yaml.safe_dump(yaml.safe_load(PROFILE.read_text()) | changes))
+        return self
+
+    def heal(self) -> str:
+        """launch/status.py --heal, as cron does it."""
+        command = [sys.executable, str(ROOT / "launch" / "status.py"), "--heal", "--runs", str(self.root)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200).stdout
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(self.command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -136,6 +153,11 @@ class Drill:
     def jobs(self) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in sorted((self.root / "jobs").glob("*.json"))]
 
+    def becomes(self, name: str, state: str, within_s: float = 120.0) -> dict[str, Any]:
+        """Wait until a stage is in a state; returns all that is known of it."""
+        wait_until(lambda: bool(self.stages(name)) and self.state(name)["state"] == state, within_s)
+        return self.state(name)
+
     def reaches(self, name: str, step: int, within_s: float = 90.0) -> None:
         """Wait until a stage has trained so far."""
         wait_until(lambda: bool(self.stages(name)) and int(self.state(name)["step"]) >= step, within_s)
@@ -144,7 +166,9 @@ class Drill:
 def wait_until(true: Callable[[], bool], within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while not true():
-        assert time.monotonic() < deadline, f"not within {within_s} s"
+        if time.monotonic() > deadline:
+            queue = subprocess.run(["squeue"], capture_output=True, text=True).stdout
+            raise AssertionError(f"not within {within_s} s; the queue:\n{queue}")
         time.sleep(0.2)
 
 
@@ -161,16 +185,22 @@ def drill(cluster: None, tmp_path: Path) -> Make:
     return make
 
 
+@pytest.fixture
+def small_disk(cluster: None) -> Path:
+    """A file system of 48 MB that the nodes see too."""
+    return Path(PLACE["KDSCALE_CLUSTER"]) / "small"
+
+
 @pytest.fixture(scope="session")
 def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Drill]:
-    """The same sweep, left alone; each set of overrides is run once."""
+    """The same sweep without a cluster, left alone; each set of overrides is run once."""
     known: dict[tuple[str, ...], Drill] = {}
 
     def make(*overrides: str) -> Drill:
         if overrides not in known:
             place = tmp_path_factory.mktemp("undisturbed")
             (place / "drill.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-            known[overrides] = Drill(place / "runs", place / "drill.yaml")
+            known[overrides] = Drill(place / "runs", place / "drill.yaml", "local")
             known[overrides].sweep(*overrides)
         return known[overrides]
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, wait_until
 
 LONG = "stages.teacher.train.epochs=60"
+"""Some ten seconds of work, to be disturbed in."""
+TWO = "resources.processes_per_node=2"
 TWO_NODES = "resources.nodes=2"
 ONLY_TEACHER = "stages.student=null"
 
@@ -63,7 +65,7 @@ def test_a_preempted_job_comes_back(drill: Make, undisturbed: Callable[..., Dril
     attempts = box.state("teacher")["attempts"]
     assert [a["outcome"] for a in attempts] == ["interrupted", "done"]
     assert attempts[1]["resumed_from"] >= 100
-    demand_equal(box, undisturbed(LONG, TWO_NODES, ONLY_TEACHER), "teacher")
+    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, TWO), "teacher")
 
 
 def test_a_requeued_job_goes_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
@@ -75,7 +77,7 @@ def test_a_requeued_job_goes_on(drill: Make, undisturbed: Callable[..., Drill]) 
     said, _ = sweep.communicate(timeout=240)
     assert sweep.returncode == 0, said
     assert len(box.state("teacher")["attempts"]) == 2
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER), "teacher")
+    demand_equal(box, undisturbed(LONG), "teacher")
 
 
 def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(
@@ -92,7 +94,7 @@ def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(
         control("up")
     assert sweep.returncode == 0, said
     assert len(box.state("teacher")["attempts"]) == 2
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER), "teacher")
+    demand_equal(box, undisturbed(LONG), "teacher")
 
 
 def test_cancelled_means_not_requeued(drill: Make) -> None:
@@ -175,3 +177,22 @@ def test_stages_longer_than_the_limit_go_on(drill: Make, undisturbed: Callable[.
     attempts = box.state("teacher")["attempts"]
     assert len(attempts) >= 2, f"took {time.monotonic() - begun:.0f} s on {os.cpu_count()} cores"
     demand_equal(box, undisturbed(long, ONLY_TEACHER), "teacher")
+
+
+def test_students_wait_each_for_their_own_teacher(drill: Make) -> None:
+    box = drill()
+    done = box.sweep("seed=range(3)", "train.epochs=1")
+    assert re.search(r"submitted student x 3 as job \d+, aftercorr:\d+", done.stdout), done.stdout
+    assert [s.state()["state"] for s in [*box.stages("teacher"), *box.stages("student")]] == ["done"] * 6
+
+
+def test_sharded_over_two_nodes(drill: Make) -> None:
+    """ZeRO 1, two processes on each; and with an epoch in between that another job takes away."""
+    over = (LONG, TWO_NODES, "resources.processes_per_node=2", "engine={name: deepspeed, zero_stage: 1}", ONLY_TEACHER)
+    box = drill()
+    box.sweep(*over, detach=True)
+    box.reaches("teacher", 100)
+    shell("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 3", "--output=/dev/null")
+    state = box.becomes("teacher", "done", 240)
+    assert [a["outcome"] for a in state["attempts"]] == ["interrupted", "done"]
+    assert {a["world"] for a in state["attempts"]} == {4}

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kdscale.errors import SubmissionError
+from kdscale.jobs.causes import causes_of
 from kdscale.jobs.prepare import note_state
-from kdscale.jobs.slurm.ending import settle
-from kdscale.jobs.slurm.queue import QueuedJob, cancel_jobs, queued_jobs
+from kdscale.jobs.retries import judge
+from kdscale.jobs.slurm.queue import Queue, cancel_jobs, look
 from kdscale.jobs.slurm.submit import NOT_AGAIN, Submission, jobs_of_stages
 from kdscale.pipeline.artifacts import UNDER_WAY, StageFolder
 from kdscale.pipeline.planned import PlannedStage
@@ -21,7 +22,6 @@ __all__ = ["Follower"]
 
 TICK_S = 0.5
 SLOWEST_POLL_S = 120.0
-WITHOUT_PROGRESS = 3
 
 
 @dataclass
@@ -31,16 +31,15 @@ class Follower:
     submission: Submission
     stopped: bool = False
     states: dict[str, str] = field(default_factory=dict)
-    _step_then: dict[str, int] = field(default_factory=dict)
-    _futile: dict[str, int] = field(default_factory=dict)
 
     def leave(self) -> None:
         """Ctrl-C: stop looking; the jobs go on."""
         self.stopped = True
 
     def run(self, on_tick: Callable[[], None]) -> dict[str, str]:
-        """Follow until every stage rests; returns their states by digest. Raises: SubmissionError."""
-        poll_s, next_poll = self.submission.profile.poll_s, 0.0
+        """Follow until every stage rests; returns their states by digest."""
+        poll_s = self.submission.profile.poll_s
+        next_poll = time.monotonic() + poll_s  # the submission has just asked
         while not self.stopped and not self._over():
             if time.monotonic() >= next_poll:
                 try:
@@ -55,43 +54,61 @@ class Follower:
         return self._read_states()
 
     def look_after(self) -> None:
-        """One look: set right what ended without a word, and submit what should be queued and is not."""
-        queue = queued_jobs()
-        jobs = jobs_of_stages(self.submission.root)
-        self._withdraw(queue, jobs)
-        gone = [s for s in self.submission.plan.todo if s.digest in jobs and jobs[s.digest] not in queue]
-        for stage in gone:
-            self._reconcile(stage, jobs[stage.digest])
-        self._block()
-        self.submission.submit()
+        """One look: set right what ended without a word, and submit what should be queued and is not.
 
-    def _reconcile(self, stage: PlannedStage, job: str) -> None:
+        Raises:
+            SubmissionError: the scheduler does not answer, or refuses.
+        """
+        queue, jobs = look(), jobs_of_stages(self.submission.root)
+        ours = set(jobs.values())
+        # where SLURM does not take out by itself what waits for what can no longer happen
+        never = [job.id for job in queue.jobs.values() if job.never and job.id in ours]
+        cancel_jobs(never)
+        for stage in self.submission.plan.todo:
+            job = jobs.get(stage.digest)
+            if job is not None and job not in queue.jobs:
+                self._reconcile(stage, job, queue)
+        self._block()
+        self.submission.submit(Queue({k: job for k, job in queue.jobs.items() if k not in never}, queue.ended))
+
+    def _reconcile(self, stage: PlannedStage, job: str, queue: Queue) -> None:
         """A stage whose job is gone, and that does not rest: what its ranks wrote tells why, else it was lost."""
         folder = self._folder(stage)
         state = folder.state()
-        if state["state"] == "done" or state["state"] in NOT_AGAIN or folder.claimant() is not None:
+        if state["state"] in ("done", *NOT_AGAIN) or folder.claimant() is not None:
             return
         folder.reconcile()
         if folder.cancel_request() is not None:
             note_state(folder, "cancelled", "cancelled by its user")
-            return
-        attempts = state["attempts"]
-        world = int(attempts[-1]["world"]) if attempts else 1
-        if attempts and state["state"] in UNDER_WAY and settle(folder, len(attempts), world) is not None:
-            return
-        step = int(folder.state()["step"])
-        further = step > self._step_then.get(stage.digest, -1)
-        self._step_then[stage.digest] = step
-        self._futile[stage.digest] = 0 if further else self._futile.get(stage.digest, 0) + 1
-        if self._futile[stage.digest] >= WITHOUT_PROGRESS:
-            note_state(folder, "paused", f"its jobs ended {WITHOUT_PROGRESS} times without getting further (job {job})")
-            return
-        note_state(folder, "interrupted", f"job {job} is gone; going on from step {step}")
+        elif queue.ended.get(job) == "CANCELLED" and self._had_what_it_waits_for(stage, queue):
+            note_state(
+                folder, "cancelled", f"job {job} was cancelled (scancel); give the same command to go on with it"
+            )
+        elif state["state"] in UNDER_WAY or (state["state"] == "queued" and self._has_what_it_needs(stage)):
+            self._judge(folder, job, queue)
 
-    def _withdraw(self, queue: dict[str, QueuedJob], jobs: dict[str, str]) -> None:
-        """Take out jobs that wait for what can no longer happen, where SLURM does not do so itself."""
-        ours = set(jobs.values())
-        cancel_jobs([job.id for job in queue.values() if job.never and job.id in ours])
+    def _judge(self, folder: StageFolder, job: str, queue: Queue) -> None:
+        state = folder.state()
+        attempts = state["attempts"]
+        world = int(attempts[-1]["world"]) if attempts else 0
+        how = queue.ended.get(job, "gone from the queue").lower().replace("_", " ")
+        verdict = judge(
+            folder, causes_of(folder.path, len(attempts), world), how=f"job {job}: {how}",
+            waits_s=[60 * minutes for minutes in self.submission.profile.retry_after_min],
+        )  # fmt: skip
+        note_state(folder, verdict.state, verdict.reason)
+        self.submission.say(f"{folder.path.name} {verdict.state}: {verdict.reason}")
+
+    def _has_what_it_needs(self, stage: PlannedStage) -> bool:
+        """Whether all that it takes from is done: else SLURM itself took its job out."""
+        plan = self.submission.plan
+        return all(self._state(plan.stages[parent]) == "done" for parent, _ in stage.parents.values())
+
+    def _had_what_it_waits_for(self, stage: PlannedStage, queue: Queue) -> bool:
+        """Whether SLURM had no reason of its own to take a waiting job out: its parents are done, or may yet be."""
+        plan, jobs = self.submission.plan, jobs_of_stages(self.submission.root)
+        parents = [parent for parent, _ in stage.parents.values()]
+        return all(self._state(plan.stages[p]) == "done" or jobs.get(p) in queue.jobs for p in parents)
 
     def _block(self) -> None:
         """What takes from a stage that failed does not run."""
@@ -99,10 +116,9 @@ class Follower:
         states = self._read_states()
         for stage in plan.todo:
             bad = [p for p, _ in stage.parents.values() if states.get(p) in ("failed", "blocked", "cancelled")]
-            if bad and states[stage.digest] not in ("done", "blocked", "running"):
-                note_state(
-                    self._folder(stage), "blocked", f"{', '.join(plan.stages[p].name for p in bad)} did not finish"
-                )
+            if bad and states[stage.digest] not in ("done", "blocked", "running", "cancelled"):
+                names = ", ".join(plan.stages[p].name for p in bad)
+                note_state(self._folder(stage), "blocked", f"{names} did not finish")
                 states[stage.digest] = "blocked"
 
     def _over(self) -> bool:
@@ -117,11 +133,11 @@ class Follower:
         return any(states[p] == "paused" or self._waits_for_paused(p, states) for p in parents if states[p] != "done")
 
     def _read_states(self) -> dict[str, str]:
-        plan = self.submission.plan
-        self.states = {
-            d: "done" if s.reuse.done else str(self._folder(s).state()["state"]) for d, s in plan.stages.items()
-        }
+        self.states = {digest: self._state(stage) for digest, stage in self.submission.plan.stages.items()}
         return self.states
+
+    def _state(self, stage: PlannedStage) -> str:
+        return "done" if stage.reuse.done else str(self._folder(stage).state()["state"])
 
     def _folder(self, stage: PlannedStage) -> StageFolder:
         folder = self.submission.root.stage(stage.digest)

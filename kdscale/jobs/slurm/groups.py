@@ -10,10 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kdscale.pipeline.planned import Plan, PlannedStage
 
-__all__ = ["Group", "dependency", "groups"]
+__all__ = ["Again", "Group", "dependency", "groups"]
+
+
+class Again(NamedTuple):
+    """How a stage that failed in passing is to run again."""
+
+    wait_s: float = 0.0
+    without: tuple[str, ...] = ()
+    """Nodes on which it has failed too often."""
+
+
+AT_ONCE = Again()
 
 
 @dataclass
@@ -23,6 +35,16 @@ class Group:
     stages: list[PlannedStage]
     parents: list[frozenset[str]] = field(default_factory=list)
     """Of each stage: digests of the stages that must be done before, and are not."""
+    again: Again = AT_ONCE
+
+    def part(self, start: int, end: int) -> Group:
+        """Some of the stages."""
+        return Group(self.stages[start:end], self.parents[start:end], self.again)
+
+    def halves(self) -> tuple[Group | None, Group]:
+        """Two arrays in place of one; None and itself where there is but one stage."""
+        middle = len(self.stages) // 2
+        return (self.part(0, middle) if middle else None), self.part(middle, len(self.stages))
 
     def order_as(self, jobs: Mapping[str, str]) -> None:
         """Put stages that each wait for one task of an array into that array's order."""
@@ -33,7 +55,10 @@ class Group:
             self.parents = [self.parents[index] for index in order]
 
 
-def groups(plan: Plan, submit: Sequence[PlannedStage], done: frozenset[str], most: int) -> Iterator[Group]:
+def groups(
+    plan: Plan, submit: Sequence[PlannedStage], done: frozenset[str], most: int,
+    again: Mapping[str, Again] | None = None,
+) -> Iterator[Group]:  # fmt: skip
     """Cut what is to be submitted into arrays, parents first.
 
     Args:
@@ -41,19 +66,24 @@ def groups(plan: Plan, submit: Sequence[PlannedStage], done: frozenset[str], mos
         submit: its stages that are neither done nor queued.
         done: digests of the stages that need not be waited for.
         most: tasks of one array.
+        again: how stages that failed in passing are to run.
     """
-    kinds: dict[tuple[int, str], Group] = {}
+    kinds: dict[tuple[int, str, Again], Group] = {}
     first = plan.measured_first
+    ancestors: dict[str, frozenset[str]] = {}
     for stage in submit:
         waits = {parent for parent, _ in stage.parents.values()}
         waits |= set() if stage.digest in first else first
-        group = kinds.setdefault((_depth(stage, first), _asks(stage)), Group([]))
+        # a teacher's job waits for the data already: then each student waits for its own teacher, and for nothing else
+        waits -= {far for near in waits - done for far in _ancestors(plan, near, ancestors)}
+        how = (again or {}).get(stage.digest, AT_ONCE)
+        group = kinds.setdefault((_depth(stage, first), _asks(stage), how), Group([], again=how))
         group.stages.append(stage)
         group.parents.append(frozenset(waits - done))
     for _, group in sorted(kinds.items(), key=lambda item: item[0]):
         for part in _by_parents(group):
             for start in range(0, len(part.stages), most):
-                yield Group(part.stages[start : start + most], part.parents[start : start + most])
+                yield part.part(start, start + most)
 
 
 def dependency(group: Group, jobs: Mapping[str, str]) -> str | None:
@@ -70,6 +100,14 @@ def dependency(group: Group, jobs: Mapping[str, str]) -> str | None:
             return f"aftercorr:{next(iter(arrays))}"
     everyone = list(dict.fromkeys(job for one in waited for job in one))
     return "afterok:" + ":".join(everyone) if everyone else None
+
+
+def _ancestors(plan: Plan, digest: str, known: dict[str, frozenset[str]]) -> frozenset[str]:
+    """All that a stage takes from, near and far."""
+    if digest not in known:
+        parents = {parent for parent, _ in plan.stages[digest].parents.values()}
+        known[digest] = frozenset(parents.union(*(_ancestors(plan, parent, known) for parent in parents)))
+    return known[digest]
 
 
 def _order(job: str) -> tuple[int, str]:
@@ -96,7 +134,7 @@ def _by_parents(group: Group) -> Iterator[Group]:
         return
     parts: dict[frozenset[str], Group] = {}
     for stage, parents in zip(group.stages, group.parents, strict=True):
-        part = parts.setdefault(parents, Group([]))
+        part = parts.setdefault(parents, Group([], again=group.again))
         part.stages.append(stage)
         part.parents.append(parents)
     yield from parts.values()

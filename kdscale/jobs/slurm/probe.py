@@ -15,6 +15,7 @@ from kdscale import atomic
 from kdscale.config.sections import ResourcesConfig
 from kdscale.doctor.findings import Finding
 from kdscale.errors import SubmissionError
+from kdscale.jobs.slurm.groups import Group
 from kdscale.jobs.slurm.node import SHARED, look_around
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.jobs.slurm.queue import queued_jobs
@@ -109,7 +110,9 @@ class Probe:
         like = PlannedStage(
             "", "probe", "convert", {}, 0, "", Cost(), {"spec": {"resources": asks.model_dump(exclude_defaults=True)}}
         )
-        given = parameters(like, self.profile, name="kdscale-probe", waits_for=None, code=self.code, root=self.root)
+        given = parameters(
+            Group([like]), self.profile, name="kdscale-probe", waits_for=None, code=self.code, root=self.root
+        )
         try:
             executor = SlurmExecutor(folder=self.root / "jobs" / "slurm" / "%j")
             executor.update_parameters(**given | {"time": TIME_MIN})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from kdscale.errors import ConfigError
 
@@ -34,6 +34,12 @@ class Profile(BaseModel):
     )
     array_size: PositiveInt | None = Field(None, description="most tasks of an array; by default the site's own limit")
     array_parallel: PositiveInt | None = Field(None, description="tasks of an array that run at once")
+    retry_after_min: list[Annotated[float, Field(gt=0)]] = Field(
+        [1.0, 5.0, 25.0],
+        min_length=1,
+        description="minutes before each further try after a quota, I/O or network error",
+    )
+    hang_after_min: PositiveFloat = Field(30.0, description="minutes without a step after which a rank hangs")
     poll_s: float = Field(10.0, ge=10.0, description="seconds between questions to the scheduler")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from kdscale.errors import SubmissionError
 
-__all__ = ["QueuedJob", "array_limit", "ask", "cancel_jobs", "queued_jobs", "requeue"]
+__all__ = ["Queue", "QueuedJob", "array_limit", "ask", "cancel_jobs", "look", "put_off", "queued_jobs", "requeue"]
 
 TIMEOUT_S = 60.0
 DEFAULT_ARRAY_LIMIT = 1001
@@ -55,31 +56,62 @@ def ask(*command: str) -> str:
     return done.stdout
 
 
+@dataclass(frozen=True)
+class Queue:
+    """One look at the scheduler's queue."""
+
+    jobs: dict[str, QueuedJob]
+    """Those that run or will run, by id."""
+    ended: dict[str, str]
+    """States of those that are over, as long as the scheduler remembers them (MinJobAge, mostly five minutes)."""
+
+
+def look() -> Queue:
+    """Ask for all jobs of this user, in one question. Raises: SubmissionError."""
+    queue = Queue({}, {})
+    for line in ask("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%N").splitlines():
+        name, state, reason, nodes = line.split("|", 3)
+        if state in _GONE:
+            queue.ended[name] = state
+        else:
+            queue.jobs[name] = QueuedJob(name, state, reason, nodes)
+    return queue
+
+
 def queued_jobs() -> dict[str, QueuedJob]:
     """All jobs of this user that are not over, by id. Raises: SubmissionError."""
-    found = {}
-    for line in ask("squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%N").splitlines():
-        name, state, reason, nodes = line.split("|", 3)
-        if state not in _GONE:
-            found[name] = QueuedJob(name, state, reason, nodes)
-    return found
+    return look().jobs
 
 
 def requeue(job: str) -> bool:
-    """Put a job back into the queue; one that is there already is so too.
+    """Put a running job back into the queue; returns whether it will run again by this.
 
-    Returns:
-        Whether it will run again.
+    A job that ends already has been requeued or cancelled by somebody else: it is left to be what they made it, and
+    a cancelled one does not come back.
     """
     try:
+        if ask("squeue", "--noheader", f"--jobs={job}", "--format=%T").split() != ["RUNNING"]:
+            return False
         ask("scontrol", "requeue", job)
     except SubmissionError:
-        try:
-            states = ask("squeue", "--noheader", f"--jobs={job}", "--format=%T").split()
-        except SubmissionError:
-            return False
-        return any(state in ("PENDING", "REQUEUED", "REQUEUE_HOLD") for state in states)
+        return False
     return True
+
+
+def put_off(job: str, wait_s: float, exclude: Sequence[str]) -> None:
+    """Let a job that was just requeued wait, and keep it away from nodes. Raises: SubmissionError."""
+    changes = [f"StartTime=now+{round(wait_s)}"] if wait_s else []
+    if exclude:
+        partition = os.environ.get("SLURM_JOB_PARTITION", "")
+        where = [f"--partition={partition}"] if partition else []
+        there = set(ask("sinfo", "--noheader", "--Node", *where, "--format=%N").split())
+        known = re.search(r"ExcNodeList=(\S+)", ask("scontrol", "show", "job", "--oneliner", job))
+        already = known.group(1) if known and known.group(1) != "(null)" else ""
+        needed = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+        if len(there - {*exclude, *already.split(",")}) >= needed:  # else it would wait for ever
+            changes.append(f"ExcNodeList={','.join(filter(None, [already, *exclude]))}")
+    if changes:
+        ask("scontrol", "update", f"JobId={job}", *changes)
 
 
 def cancel_jobs(jobs: Sequence[str]) -> None:

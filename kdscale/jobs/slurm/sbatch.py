@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.config.sections import ResourcesConfig
+from kdscale.jobs.slurm.groups import Group
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.pipeline.planned import PlannedStage
 
@@ -35,31 +36,36 @@ class Layout:
 
 
 def parameters(
-    stage: PlannedStage, profile: Profile, *, name: str, waits_for: str | None, code: Path | None, root: Path
+    group: Group, profile: Profile, *, name: str, waits_for: str | None, code: Path, root: Path
 ) -> dict[str, Any]:
-    """Parameters for submitit of a job or array of stages like this one.
+    """Parameters for submitit of a job, or of an array.
 
     Args:
-        stage: one of them: they ask for the same.
+        group: stages that ask for the same.
         profile: of the site.
         name: of the job.
         waits_for: a dependency, as sbatch has it.
         code: the snapshot that jobs run from.
         root: the run root.
     """
-    has = Layout(stage)
+    has, again = Layout(group.stages[0]), group.again
     asked = has.asked
     further: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **profile.sbatch}
+    if further.get("no-requeue"):
+        del further["requeue"]
     if asked.time_floor_min is not None:
         further["time-min"] = asked.time_floor_min
+    if again.wait_s:
+        further["begin"] = f"now+{math.ceil(again.wait_s)}"
     further |= _gpus(has, profile)
+    exclude = ",".join(filter(None, [profile.exclude, *again.without])) or None
     given = {
         "job_name": name, "time": asked.time_min, "nodes": has.nodes, "ntasks_per_node": has.per_node,
         "cpus_per_task": asked.cpus_per_process, "mem": f"{round(asked.mem_gb * 1024)}MB" if asked.mem_gb else None,
         "partition": asked.partition or profile.partition, "account": profile.account, "qos": profile.qos,
-        "constraint": profile.constraint, "exclude": profile.exclude, "dependency": waits_for, "wckey": None,
+        "constraint": profile.constraint, "exclude": exclude, "dependency": waits_for, "wckey": None,
         "signal_delay_s": signal_delay_s(profile, asked.time_min), "stderr_to_stdout": True,
-        "setup": [*_environment(code, root), *profile.setup, *_stand_in(code)], "additional_parameters": further,
+        "setup": [*_environment(profile, code, root), *profile.setup, *_epilogue()], "additional_parameters": further,
         # srun has not taken this over from sbatch since 22.05; and one dead rank must not leave the others waiting
         "srun_args": [f"--cpus-per-task={asked.cpus_per_process}", "--kill-on-bad-exit=1", *profile.srun_args],
     }  # fmt: skip
@@ -100,22 +106,30 @@ def _gpus(has: Layout, profile: Profile) -> dict[str, Any]:
     return {"gres": f"gpu:{kind}{count}"} if profile.gpus == "gres" else {"gpus-per-node": f"{kind}{count}"}
 
 
-def _environment(code: Path | None, root: Path) -> list[str]:
+def _environment(profile: Profile, code: Path, root: Path) -> list[str]:
     """Lines that make a job run the code that was submitted, whatever has become of it since, and find its data."""
-    lines = ["export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}", "export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1"]
-    given = {name: _absolute(os.environ[name]) for name in PASSED_ON if os.environ.get(name)}
-    given |= {"KDSCALE_RUNS": str(root), **caches_of_weights(root)}
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
-    if code is not None:
-        plugins = shlex.quote(str(code / "plugins"))
-        lines += [f"export PYTHONPATH={shlex.quote(str(code))}:{plugins}", f"export KDSCALE_PLUGINS={plugins}"]
-    return lines
-
-
-def _stand_in(code: Path | None) -> list[str]:
-    """`python -m` looks into the working folder first, and that may be the user's checkout, edited since."""
-    return [f"cd {shlex.quote(str(code))}"] if code is not None else []
+    plugins = shlex.quote(str(code / "plugins"))
+    given = {
+        "KDSCALE_RUNS": str(root),
+        "KDSCALE_RETRY_AFTER_MIN": ",".join(f"{minutes:g}" for minutes in profile.retry_after_min),
+        "KDSCALE_HANG_AFTER_S": f"{60 * profile.hang_after_min:g}",
+        **{name: _absolute(os.environ.get(name, "")) for name in PASSED_ON},
+        **caches_of_weights(root),
+    }
+    return [
+        "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1",
+        *(f"export {name}={shlex.quote(value)}" for name, value in given.items() if value),
+        f"export PYTHONPATH={shlex.quote(str(code))}:{plugins} KDSCALE_PLUGINS={plugins}",
+        f"cd {shlex.quote(str(code))}",  # python -m looks where it stands first, which may be a checkout
+    ]
 
 
 def _absolute(paths: str) -> str:
     return os.pathsep.join(str(Path(path).expanduser().absolute()) for path in paths.split(os.pathsep) if path)
+
+
+def _epilogue() -> list[str]:
+    """Lines that judge the job when its ranks have not all ended well; see `epilogue`."""
+    python = shlex.quote(sys.executable)
+    judged = f"[ $code -eq 0 ] || {{ {python} -m kdscale.jobs.slurm.epilogue $code; code=$?; }}"
+    return [f"kdscale_epilogue() {{ code=$?; trap - EXIT; {judged}; exit $code; }}", "trap kdscale_epilogue EXIT"]

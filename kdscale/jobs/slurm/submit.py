@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdscale import atomic
 from kdscale.errors import SubmissionError
 from kdscale.jobs.prepare import note_state
-from kdscale.jobs.slurm.groups import Group, dependency, groups
+from kdscale.jobs.retries import excluded_nodes, not_before
+from kdscale.jobs.slurm.groups import Again, Group, dependency, groups
 from kdscale.jobs.slurm.profile import Profile
-from kdscale.jobs.slurm.queue import array_limit, cancel_jobs, queued_jobs
+from kdscale.jobs.slurm.queue import Queue, array_limit, cancel_jobs, look, queued_jobs
 from kdscale.jobs.slurm.sbatch import parameters, text
 from kdscale.jobs.slurm.snapshot import take_snapshot
 from kdscale.jobs.slurm.worker import run
@@ -27,11 +28,15 @@ from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.claims import locked
 from kdscale.pipeline.planned import Plan, PlannedStage
 
-__all__ = ["Submission", "jobs_of_stages", "scripts", "withdraw"]
+__all__ = ["CLUSTER_FILE", "NOT_AGAIN", "Submission", "jobs_of_stages", "scripts", "withdraw"]
 
 NOT_AGAIN = frozenset({"failed", "cancelled", "blocked", "paused"})
 """States in which a stage waits for its user, not for a job."""
 LOCK_S = 600.0
+CLUSTER_FILE = "cluster.json"
+"""In a sweep's folder: the profile that its jobs were submitted with."""
+_LIMITS = ("job submit limit", "QOSMaxSubmitJob", "AssocMaxSubmitJob", "AssocGrpSubmitJobs", "Slurm temporarily unable")
+"""What sbatch says where a user has too many jobs already, or the scheduler has."""
 
 
 @dataclass
@@ -43,8 +48,13 @@ class Submission:
     profile: Profile
     say: Callable[[str], None]
 
-    def submit(self) -> int:
+    def submit(self, queue: Queue | None = None) -> int:
         """Submit what is neither done nor queued; returns how many stages that were.
+
+        What is more than the site allows at once waits, and is submitted when this is called again.
+
+        Args:
+            queue: as it was a moment ago; asked for where none is given.
 
         Raises:
             SubmissionError: the scheduler refused, or does not answer; what was submitted before that stays.
@@ -52,18 +62,48 @@ class Submission:
         folder = self.root.path / "jobs"
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock", LOCK_S):
-            queue = queued_jobs()
-            jobs = {d: job for d, job in jobs_of_stages(self.root).items() if job in queue and not queue[job].never}
+            queued = (queue or look()).jobs
+            jobs = {d: job for d, job in jobs_of_stages(self.root).items() if job in queued and not queued[job].never}
             wanted = [s for s in self.plan.todo if s.digest not in jobs and self._state(s) not in {"done", *NOT_AGAIN}]
             if not wanted:
                 return 0
             done = frozenset(d for d, s in self.plan.stages.items() if s.reuse.done or self._state(s) == "done")
             code = take_snapshot(self.root.path, self.plan)
+            sweep = self.root.path / "sweeps" / self.plan.folder_name
+            atomic.write_json(sweep / CLUSTER_FILE, {"schema": 1, "profile": self.profile.model_dump()})
             most = min(self.profile.array_size or array_limit(), array_limit())
-            for group in groups(self.plan, wanted, done, most):
-                if self._may_run(group, jobs, done):
-                    self._submit(group, jobs, code)
+            for group in groups(self.plan, wanted, done, most, again=self._again(wanted)):
+                if self._may_run(group, jobs, done) and not self._submit_what_may(group, jobs, code):
+                    break
             return sum(stage.digest in jobs for stage in wanted)
+
+    def _again(self, wanted: Sequence[PlannedStage]) -> dict[str, Again]:
+        """What stages that failed in passing have to wait for, and where they are not to run."""
+        found = {}
+        for stage in wanted:
+            folder = self.root.stage(stage.digest)
+            if folder is not None and folder.state()["state"] == "interrupted":
+                found[stage.digest] = Again(max(0.0, not_before(folder) - time.time()), tuple(excluded_nodes(folder)))
+        return found
+
+    def _submit_what_may(self, group: Group, jobs: dict[str, str], code: Path) -> bool:
+        """Submit a group, or of an array as many tasks as the site still takes; returns whether that was all."""
+        try:
+            self._submit(group, jobs, code)
+        except SubmissionError as error:
+            if not any(limit in str(error) for limit in _LIMITS):
+                raise
+            half, rest = group.halves()
+            if half is not None:
+                return self._submit_what_may(half, jobs, code) and self._submit_what_may(rest, jobs, code)
+            if not any(job for job in jobs.values()):
+                raise
+            self.say(
+                "the site takes no more jobs of yours for now; the rest is submitted as they end, while this command "
+                "runs, or by `launch/status.py --heal` (from cron, say)"
+            )
+            return False
+        return True
 
     def _may_run(self, group: Group, jobs: Mapping[str, str], done: frozenset[str]) -> bool:
         """Not where a parent waits for its user."""
@@ -78,7 +118,7 @@ class Submission:
         first, logs = group.stages[0], self.root.path / "jobs" / "slurm" / "%j"
         waits_for = dependency(group, jobs)
         given = parameters(
-            first, self.profile, name=f"{self.plan.name}:{first.name}", waits_for=waits_for, code=code,
+            group, self.profile, name=f"{self.plan.name}:{first.name}", waits_for=waits_for, code=code,
             root=self.root.path,
         )  # fmt: skip
         try:
@@ -135,7 +175,7 @@ def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
         waits_for = dependency(group, names)
         names |= {s.digest: f"JOB{number}" if single else f"JOB{number}_{i}" for i, s in enumerate(group.stages)}
         given = parameters(
-            group.stages[0], profile, name=f"{plan.name}:{group.stages[0].name}", waits_for=waits_for,
+            group, profile, name=f"{plan.name}:{group.stages[0].name}", waits_for=waits_for,
             code=root.path / "code" / "SNAPSHOT", root=root.path,
         )  # fmt: skip
         listed = "\n".join(f"#   {names[stage.digest]}  {stage.name}-{stage.digest[:12]}" for stage in group.stages)

@@ -19,7 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["job_id", "run"]
+from kdscale.jobs.slurm.place import job_id, meeting_file
+
+__all__ = ["run"]
 
 MEET_WITHIN_S = 300.0
 LOOK_EVERY_S = 0.2
@@ -42,7 +44,7 @@ def run(root: str, digest: str) -> NoReturn:
     folder = Root.find(Path(root)).stage(digest)
     if folder is None:
         raise SystemExit(f"no stage {digest[:12]} under {root}: was it removed after the job was submitted?")
-    meeting = folder.logs / f"meeting-{job_id()}-{_restarts()}.json"
+    meeting = meeting_file(folder.logs, job_id())
     place = _call_in(meeting, folder) if rank == 0 else _wait_for(meeting)
     os.environ.update(
         {
@@ -52,6 +54,8 @@ def run(root: str, digest: str) -> NoReturn:
         }
     )  # fmt: skip
     _write_to(folder.logs / f"attempt{place['attempt']}-rank{rank}.log")
+    code = Path(__file__).parents[3]
+    print(f"job {job_id()}, rank {rank} of {world} on {socket.gethostname()}, code {code}", flush=True)  # noqa: T201
     from kdscale.jobs.shipping import ship_the_end, shipper_of_job
     from kdscale.jobs.slurm.ending import last_word
     from kdscale.jobs.stage_job import main
@@ -60,18 +64,8 @@ def run(root: str, digest: str) -> NoReturn:
     main(
         Path(root), digest,
         watch=lambda stop: _watch(stop, early),
-        last=lambda code: ship_the_end(shipper, code, last_word(code, folder, place["attempt"], rank, world)),
+        last=lambda code: ship_the_end(shipper, code, last_word(code, folder, rank)),
     )  # fmt: skip
-
-
-def job_id() -> str:
-    """This job as squeue prints it: 123, or 123_4."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "0")
-
-
-def _restarts() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def _note(early: list[str], number: int, frame: FrameType | None) -> None:
@@ -91,8 +85,9 @@ def _call_in(meeting: Path, folder: Any) -> dict[str, Any]:
     folder.logs.mkdir(parents=True, exist_ok=True)
     for old in folder.logs.glob("meeting-*.json"):
         old.unlink(missing_ok=True)
-    forget_causes(folder.path, attempt, int(os.environ.get("SLURM_NTASKS", "1")))
-    place = {"host": socket.gethostname(), "port": _free_port(), "attempt": attempt}
+    world = int(os.environ.get("SLURM_NTASKS", "1"))
+    forget_causes(folder.path, attempt, world)
+    place = {"host": socket.gethostname(), "port": _free_port(), "attempt": attempt, "world": world}
     atomic.write_json(meeting, place)
     return place
 

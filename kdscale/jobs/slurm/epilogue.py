@@ -1,0 +1,84 @@
+"""What a job's batch script runs when its ranks have not all ended well, before the job itself ends.
+
+    python -m kdscale.jobs.slurm.epilogue CODE        with KDSCALE_RUNS set; CODE is srun's exit code
+
+A rank that is killed can say nothing, and those beside it are killed with it: so the last word is said from outside of
+them. A stage that may run again goes back into the queue here, later or elsewhere if need be, and what waits for it
+goes on waiting: nobody has to follow a sweep for that. Light: it does not import torch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from kdscale import atomic
+from kdscale.errors import SubmissionError
+from kdscale.jobs.causes import causes_of
+from kdscale.jobs.prepare import note_state
+from kdscale.jobs.retries import WAITS_S, Verdict, excluded_nodes, judge
+from kdscale.jobs.slurm.place import job_id, meeting_file
+from kdscale.jobs.slurm.queue import put_off, requeue
+from kdscale.jobs.stage_job import CANCELLED, INTERRUPTED
+from kdscale.pipeline.artifacts import Root, StageFolder
+
+__all__ = ["conclude"]
+
+
+def conclude(root: Root, job: str, code: int) -> int:
+    """Judge a stage whose ranks have ended; returns the job's exit code, 0 where it runs again."""
+    note = atomic.read_json(root.path / "jobs" / f"{job}.json")
+    folder = root.stage(note["digest"]) if note is not None else None
+    if folder is None or code in (INTERRUPTED, CANCELLED) or folder.state()["state"] == "done":
+        return code
+    if folder.cancel_request() is not None:
+        note_state(folder, "cancelled", "cancelled by its user")
+        return CANCELLED
+    with suppress(OSError):
+        folder.reconcile()
+    verdict = _judge(folder, job, code)
+    print(f"{folder.path.name}: {verdict.state}: {verdict.reason}", flush=True)  # noqa: T201
+    with suppress(OSError):  # the disk may be the very problem
+        note_state(folder, verdict.state, verdict.reason)
+    if verdict.state != "interrupted" or not requeue(job):
+        return code
+    with suppress(SubmissionError):  # it then runs again at once, or there: worse, but no loss
+        put_off(job, verdict.wait_s, excluded_nodes(folder))
+    return 0
+
+
+def _judge(folder: StageFolder, job: str, code: int) -> Verdict:
+    met = atomic.read_json(meeting_file(folder.logs, job))
+    causes = causes_of(folder.path, met["attempt"], met["world"]) if met is not None else []
+    nodes = os.environ.get("SLURM_JOB_NODELIST", "")
+    node = nodes if os.environ.get("SLURM_JOB_NUM_NODES") == "1" else ""
+    where = f" on {nodes}" if nodes else ""
+    how = f"job {job} ended{where} {_wording(code)}"
+    if met is None:
+        how += f" before its ranks had met (see {folder.path.parent.parent / 'jobs' / 'slurm'})"
+    return judge(folder, causes, how=how, node=node, waits_s=_waits_s())
+
+
+def _waits_s() -> list[float]:
+    """As the profile of this job's site says."""
+    said = os.environ.get("KDSCALE_RETRY_AFTER_MIN", "")
+    return [60 * float(minutes) for minutes in said.split(",")] if said else list(WAITS_S)
+
+
+def _wording(code: int) -> str:
+    if code <= 128:
+        return f"with exit code {code}"
+    try:
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return f"with exit code {code}"
+    return f"by {name}" + (" (out of memory, or killed by somebody)" if name == "SIGKILL" else "")
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # a requeue ends what still runs of the job, and that is this
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(conclude(Root.find(Path(os.environ["KDSCALE_RUNS"])), job_id(), int(sys.argv[1])))
