@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,18 +31,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--runs", type=Path, metavar="DIR", help="folder to try out (default: $KDSCALE_RUNS, else ./runs)"
     )
     parser.add_argument(
-        "--cluster", default="local", metavar="local|PROFILE.yaml", help="what to examine (default: this machine)"
-    )
+        "--cluster", default="local", metavar="local|slurm|PROFILE.yaml",
+        help="what to examine (default: this machine); of a cluster also its scheduler and, by a job of one minute "
+        "that writes below --runs, what a node sees",
+    )  # fmt: skip
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Examine, print, and return the exit code."""
     options = parse(arguments)
-    if options.cluster not in ("local", "inline"):
-        print(f"error: --cluster {options.cluster}: not built yet; only this machine can be examined", file=sys.stderr)
+    from kdscale.errors import ConfigError
+
+    try:
+        findings = _examine(options.runs, options.cluster)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    findings = _examine(options.runs)
     from kdscale.doctor.findings import document, is_fit
 
     if options.json or importlib.util.find_spec("rich") is None:
@@ -55,13 +61,22 @@ def main(arguments: list[str]) -> int:
     return 0 if is_fit(findings) else 1
 
 
-def _examine(runs: Path | None) -> list[Finding]:
+def _examine(runs: Path | None, cluster: str) -> list[Finding]:
     from kdscale.doctor.data_sets import examine_data_sets
     from kdscale.doctor.folder import examine_folder
     from kdscale.doctor.software import examine_software
 
     place = runs or Path(os.environ.get("KDSCALE_RUNS") or "runs").expanduser()
-    return [*examine_software(), *examine_folder(place), *examine_data_sets()]
+    beyond = _cluster(cluster, place) if cluster not in ("local", "inline") else []
+    return [*examine_software(), *examine_folder(place), *examine_data_sets(), *beyond]
+
+
+def _cluster(cluster: str, place: Path) -> Iterable[Finding]:
+    """Refuses what is no profile at once, and looks when it is asked."""
+    from kdscale.jobs.slurm.profile import load_profile
+    from kdscale.jobs.slurm.site import examine_cluster
+
+    return examine_cluster(load_profile(cluster), place, lambda text: print(text, file=sys.stderr))
 
 
 if __name__ == "__main__":

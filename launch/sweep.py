@@ -46,6 +46,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     shows.add_argument("--smoke", action="store_true", help="two real steps of every distinct stage, then stop")
     runs = parser.add_argument_group("run")
+    runs.add_argument(
+        "--prepare", action="store_true",
+        help="before the first run, on the login node: fetch data, create the tracking runs, let a job of one minute "
+        "look whether nodes see everything; trains nothing (slurm/README.md, Offline)",
+    )  # fmt: skip
     runs.add_argument("--fresh", action="append", default=[], metavar="STAGE", help="make a finished stage anew")
     runs.add_argument(
         "--retry-failed", action="store_true", help="run stages again that failed by an error of their own"

@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if TYPE_CHECKING:
+    from kdscale.trackers.command import Sweep
 
 EPILOG = """\
 examples:
   python launch/track.py sync                          every sweep: what a server missed while it was away
   python launch/track.py sync bench --uri https://mlflow.lab
+  python launch/track.py sync --follow                 on a login node, while jobs run that do not reach the server
   python launch/track.py ui bench                      links to the sweep's tables; serves them until Ctrl-C
 
 Training never waits for a server: metrics lie in runs/stages/*/metrics.jsonl, and each is shipped once.
@@ -33,6 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     text = "ship what is missing; run it as often as you like"
     bring = verbs.add_parser("sync", help=text, description=text)
     bring.add_argument("sweeps", nargs="*", metavar="SWEEP", help="name, digest prefix or folder (default: all)")
+    bring.add_argument("--follow", action="store_true", help="go on, once a minute, until Ctrl-C")
     text = "print links to ready tables of a sweep, and serve them"
     look = verbs.add_parser("ui", help=text, description=text)
     look.add_argument("sweeps", nargs="?", metavar="SWEEP", help="default: the latest")
@@ -62,13 +69,14 @@ def main(arguments: list[str]) -> int:
         alive = lambda path: StageFolder(path).claimant() is not None  # noqa: E731
         return command.Sweep(root.path, folder.path, alive, launched=folder.launcher() is not None)
 
+    def sweeps(names: list[str]) -> list[command.Sweep]:
+        found = [resolve(name, root) for name in names] if names else list(reversed(root.sweeps()))
+        return [sweep_of(folder, str(folder)) for folder in found]
+
     try:
         root = Root.find(options.runs)
         if options.verb == "sync":
-            names = options.sweeps
-            found = [resolve(name, root) for name in names] if names else list(reversed(root.sweeps()))
-            sweeps = [sweep_of(folder, str(folder)) for folder in found]
-            return 0 if command.sync(sweeps, options.uri, options.experiment, say) else 1
+            return _bring(options, lambda: sweeps(options.sweeps), say)
         name = options.sweeps or "latest"
         sweep = sweep_of(resolve(name, root), name)
         to = sweep.destination(options.uri, options.experiment)
@@ -80,6 +88,14 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if server is None or command.serve(server, place, say) else 1
+
+
+def _bring(options: argparse.Namespace, sweeps: Callable[[], list[Sweep]], say: Callable[[str], None]) -> int:
+    from kdscale.trackers import command
+
+    if options.follow:
+        command.follow(sweeps, options.uri, options.experiment, say)
+    return 0 if command.sync(sweeps(), options.uri, options.experiment, say) else 1
 
 
 if __name__ == "__main__":

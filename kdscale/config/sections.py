@@ -87,6 +87,7 @@ class DataConfig(Model):
     root: Path | None = outside(None, description="folder of the data; otherwise KDSCALE_DATA, then the system's")
     size: PositiveInt | None = Field(None, description="pixels a side; smaller images are padded, larger resized")
     loader: Literal["auto", "ffcv", "torch"] = outside("auto")
+    stage_to: str | None = outside(None, description="folder of a node's own disk to read from, as $SLURM_TMPDIR")
     store: Literal["raw", "jpeg"] = Field("raw", description="how the converted images lie on disk")
     store_size: PositiveInt | None = Field(None, description="pixels a side on disk, for resized_crop; default size")
     limit: PositiveInt | None = Field(None, description="training rows: a stratified nested prefix")
@@ -96,6 +97,13 @@ class DataConfig(Model):
     split_seed: int = 0
     view_seed: int = 0
     options: dict[str, Any] = Field({}, description="options of the data set itself, e.g. classes of `synthetic`")
+
+    @field_validator("stage_to")
+    @classmethod
+    def _lies_on_the_node(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("/", "$", "~")):
+            raise ValueError("a folder of the node: an absolute path, or one that begins with a variable")
+        return value
 
 
 # --------------------------------------------------------------------------- training
@@ -156,7 +164,7 @@ class TrackingConfig(Model):
 
     uri: str | None = outside(None, description="MLflow server, sqlite:/// file, or off; default runs/mlflow.db")
     experiment: str = outside("kdscale")
-    ship: Literal["auto", "job", "login", "never"] = outside("auto")
+    ship: Literal["auto", "job", "login", "never"] = outside("auto", description="who brings metrics to a server")
 
     @field_validator("uri", mode="before")
     @classmethod

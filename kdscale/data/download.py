@@ -1,4 +1,8 @@
-"""One file from the network: to a side path, checksum, rename; tried again, then from the next mirror."""
+"""One file from the network: to a side path, checksum, rename; tried again, then from the next mirror.
+
+Jobs of a cluster never download: their nodes may have no network, and a hundred of them would ask at once. They call
+`forbid_downloads` before anything else.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,36 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from kdscale import atomic
 from kdscale.data.packages import md5_of
 from kdscale.errors import DataError
 
-__all__ = ["fetch"]
+__all__ = ["fetch", "forbid_downloads"]
 
 _TIMEOUT_S = 20.0
 _ATTEMPTS = 3
 _CHUNK = 1 << 18
+
+
+PREPARE = "`python launch/sweep.py CONFIG --cluster PROFILE --prepare` on the login node fetches what is missing"
+
+
+class _Forbidden(urllib.request.BaseHandler):
+    """Stands where urllib would open a connection: kdscale's own downloads and torch.hub's pass through it."""
+
+    handler_order = 0  # before the handlers that open connections
+
+    def _refuse(self, request: urllib.request.Request) -> NoReturn:
+        raise DataError(f"{request.full_url}: a job never downloads; {PREPARE}")
+
+    http_open = https_open = ftp_open = _refuse
+
+
+def forbid_downloads() -> None:
+    """From now on whatever this process would download is a DataError, whether there is a network or not."""
+    urllib.request.install_opener(urllib.request.build_opener(_Forbidden))
 
 
 class _Failed(Exception):

@@ -15,7 +15,7 @@ State = Literal["ok", "note", "missing", "broken"]
 class Finding:
     """One thing that was looked at."""
 
-    section: Literal["software", "runs", "data"]
+    section: Literal["software", "runs", "data", "scheduler", "node"]
     name: str
     state: State
     text: str

@@ -29,6 +29,8 @@ def draw(findings: list[Finding], console: Console, *, whole_data: bool = False)
             _software(members, console)
         elif section == "runs":
             _runs(members, console)
+        elif section in ("scheduler", "node"):
+            _cluster(section, members, console)
         else:
             _data(members, console, whole=whole_data)
     fit = is_fit(findings)
@@ -59,6 +61,13 @@ def _data(findings: list[Finding], console: Console, *, whole: bool) -> None:
         _line(console, "" if index else "data", Text(f"{finding.name}: ") + _styled(finding))
         for line in finding.mend.splitlines() if whole else []:
             _line(console, "", Text(f"  {line}", style="dim"))
+
+
+def _cluster(section: str, findings: list[Finding], console: Console) -> None:
+    for index, finding in enumerate(findings):
+        _line(console, "" if index else section, _styled(finding))
+        if finding.state != "ok" and finding.mend:
+            _line(console, "", Text(f"  {finding.mend}", style="dim"))
 
 
 def _styled(finding: Finding) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import signal
@@ -82,7 +83,8 @@ def _profile(cluster: str) -> Profile | None:
 
 def _warm_parent(options: argparse.Namespace) -> WarmParent | None:
     """Start importing for the workers at once, while the plan is made."""
-    if options.cluster != "local" or options.dry_run or options.explain or options.show_config or options.smoke:
+    idle = (options.dry_run, options.explain, options.show_config, options.smoke, options.prepare)
+    if options.cluster != "local" or any(idle):
         return None
     from kdscale.jobs.warm import WarmParent
 
@@ -104,20 +106,10 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
         return DONE
     root = Root.find(options.runs)
     plan = _plan(sweep, root, options, command, profile)
-    if options.explain:
-        from kdscale.jobs.explanation import explain_screen
-
-        console.print(explain_screen(plan, sweep, root))
-    if options.dry_run:
-        from kdscale.jobs.screens import plan_screen
-
-        console.print(plan_screen(plan))
-        if profile is not None:
-            from kdscale.jobs.slurm.submit import scripts
-
-            for script in scripts(root, plan, profile):
-                console.print(script, markup=False, highlight=False, soft_wrap=True)
     if options.explain or options.dry_run:
+        from kdscale.jobs.looking import look
+
+        look(plan, sweep, root, options, profile, console)
         return DONE
     if options.smoke:
         from kdscale.jobs.smoke import smoke
@@ -131,7 +123,12 @@ def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, p
     from kdscale.pipeline.plan import make_plan
 
     runs = not (options.dry_run or options.explain)
-    site = Site(profile.precision) if profile is not None else None
+    site = None
+    if profile is not None:
+        from kdscale.jobs.slurm.sbatch import caches_of_weights
+
+        os.environ.update(caches_of_weights(root.path))
+        site = Site(profile.precision)
     return make_plan(sweep, root, fresh=options.fresh, fetch=runs, command=command, site=site)
 
 
@@ -139,16 +136,21 @@ def _execute(  # noqa: PLR0913
     plan: Plan, root: Root, options: argparse.Namespace, console: Console, warm: WarmParent | None, sweep: Sweep,
     profile: Profile | None,
 ) -> int:  # fmt: skip
-    from kdscale.trackers.destination import destination
+    from kdscale.jobs.shipping import check_tracking
 
-    destination(root.path, plan.tracking["uri"], plan.tracking["experiment"])  # a bad address fails before anything
+    check_tracking(root.path, plan.tracking, on_cluster=profile is not None)
     if not _agreed(plan, root, options):
         return USAGE
     from kdscale.jobs.prepare import prepare_folders
     from kdscale.pipeline.artifacts import SweepFolder
 
-    prepare_folders(root, plan, retry_failed=options.retry_failed)
     folder = _sweep_folder(root, plan, sweep)
+    if options.prepare:
+        from kdscale.jobs.offline import Preparation
+
+        ready = Preparation(plan, root, folder, console).run(profile, detach=options.detach)
+        return DONE if ready else FAILED
+    prepare_folders(root, plan, retry_failed=options.retry_failed)
     with SweepFolder(folder).launching():
         if options.cluster == "inline":
             from kdscale.jobs.inline import run_inline
@@ -177,10 +179,11 @@ def _sweep_folder(root: Root, plan: Plan, sweep: Sweep) -> Path:
 
 def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: WarmParent) -> int:
     from kdscale.jobs.local import LocalRun
+    from kdscale.jobs.shipping import shipper_of_launcher
     from kdscale.jobs.watch import Watch
 
     with Watch(folder, console) as watch:
-        shipper = _shipper(plan, root, folder, watch.say)
+        shipper = shipper_of_launcher(root.path, folder, plan.tracking, watch.say, on_cluster=False)
         local = LocalRun(root, plan, watch.say, parallel=plan.limits.get("parallel"), warm=warm)
         with _OnSignals(local.ask_to_stop):
             states = local.run(watch.update)
@@ -192,6 +195,7 @@ def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: War
 
 
 def _run_slurm(plan: Plan, root: Root, folder: Path, console: Console, profile: Profile, *, detach: bool) -> int:
+    from kdscale.jobs.shipping import shipper_of_launcher
     from kdscale.jobs.slurm.follow import Follower
     from kdscale.jobs.slurm.submit import Submission
     from kdscale.jobs.watch import Watch
@@ -201,7 +205,7 @@ def _run_slurm(plan: Plan, root: Root, folder: Path, console: Console, profile: 
         submission.submit()
         if detach:
             return DONE
-        shipper = _shipper(plan, root, folder, watch.say)
+        shipper = shipper_of_launcher(root.path, folder, plan.tracking, watch.say, on_cluster=True)
         follower = Follower(submission)
         with _OnSignals(follower.leave):
             states = follower.run(watch.update)
@@ -232,18 +236,6 @@ class _OnSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-
-
-def _shipper(plan: Plan, root: Root, folder: Path, say: Callable[[str], None]) -> ShipperProcess | None:
-    """The process that writes to MLflow; None where tracking is off or MLflow is not installed."""
-    import importlib.util
-
-    uri, ship = plan.tracking.get("uri"), plan.tracking.get("ship")
-    if uri == "off" or ship == "never" or importlib.util.find_spec("mlflow") is None:
-        return None
-    from kdscale.trackers.shipping import start_shipper
-
-    return start_shipper(root.path, folder, uri, plan.tracking["experiment"], say=say)
 
 
 def _agreed(plan: Plan, root: Root, options: argparse.Namespace) -> bool:

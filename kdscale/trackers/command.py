@@ -24,9 +24,11 @@ from kdscale.errors import ConfigError
 from kdscale.trackers.destination import Destination, destination, root_id
 from kdscale.trackers.views import of_sweep
 
-__all__ = ["Place", "Sweep", "free_port", "serve", "show", "sync"]
+__all__ = ["Place", "Sweep", "follow", "free_port", "serve", "show", "sync"]
 
 Say = Callable[[str], None]
+EVERY_S = 60.0
+"""Between two looks of `sync --follow`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,28 @@ def sync(sweeps: Sequence[Sweep], uri: str | None, experiment: str | None, say: 
             say(f"{sweep.folder.name}: {report.runs} runs at {to}, {report.points} values shipped now")
         complete = complete and not (report.busy or report.problems)
     return complete
+
+
+def follow(sweeps: Callable[[], Sequence[Sweep]], uri: str | None, experiment: str | None, say: Say) -> None:
+    """Bring what is new once a minute, and say what has changed, until Ctrl-C.
+
+    Raises:
+        ConfigError: When a destination cannot be used.
+    """
+    said: dict[str, str] = {}
+
+    def if_new(text: str) -> None:
+        name, _, about = text.partition(":")
+        if said.get(name) != about and " 0 values shipped now" not in about:
+            say(text)
+        said[name] = about
+
+    try:
+        while True:
+            sync(sweeps(), uri, experiment, if_new)
+            time.sleep(EVERY_S)
+    except KeyboardInterrupt:
+        return
 
 
 def show(sweep: Sweep, to: Destination, place: Place, say: Say) -> list[str] | None:

@@ -28,7 +28,7 @@ Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 STATUS: Mapping[str, Status] = {
     "done": "FINISHED", "failed": "FAILED", "blocked": "FAILED", "running": "RUNNING", "evaluating": "RUNNING",
-    "interrupted": "KILLED", "paused": "KILLED", "cancelled": "KILLED",
+    "interrupted": "KILLED", "paused": "KILLED", "cancelled": "KILLED", "queued": "SCHEDULED",
 }  # fmt: skip
 WORST_FIRST = ("failed", "blocked", "running", "evaluating", "paused", "cancelled", "interrupted", "queued", "waiting")
 TRIAL_CURVES = ("val/", "train/loss")
@@ -216,8 +216,11 @@ def _together(states: Sequence[str]) -> str:
 
 
 def _as_a_whole(states: Sequence[str], *, expected: bool) -> str:
-    """Of many trials: it runs as long as anything runs or will; only then is it as bad as its worst."""
-    goes_on = RUNNING | ({"queued", "waiting", "interrupted"} if expected else frozenset())
+    """Of many trials: it runs as long as anything runs or will; only then is it as bad as its worst.
+
+    What is queued has a job, and runs whether or not somebody follows it.
+    """
+    goes_on = RUNNING | {"queued"} | ({"waiting", "interrupted"} if expected else frozenset())
     return "running" if goes_on & set(states) else _together(states)
 
 

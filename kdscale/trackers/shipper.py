@@ -58,13 +58,16 @@ class Shipper:
         self._recovered: set[Path] = set()
         self._ledgers: dict[Path, Ledger] = {}
 
-    def ship(self, folder: Path, *, open_: bool = False, wait_s: float = 30.0) -> Report:
+    def ship(
+        self, folder: Path, *, open_: bool = False, wait_s: float = 30.0, stage: Path | None = None
+    ) -> Report:  # fmt: skip
         """Make one pass over a sweep; never raises for the server's sake.
 
         Args:
             folder: The sweep's.
             open_: Whether somebody goes on working on it (decides how what waits is shown).
             wait_s: How long to wait for another process that ships to the same place.
+            stage: Folder of the only stage that matters; its trials and the sweep's own run come with it.
 
         Raises:
             ConfigError: When the folder is no sweep.
@@ -72,7 +75,7 @@ class Shipper:
         report = Report(str(self._to))
         try:
             with FileLock(self._lock_file(), timeout=wait_s):
-                self._pass(folder.absolute(), report, open_=open_)
+                self._pass(folder.absolute(), report, open_=open_, stage=stage)
         except Timeout:
             report.busy = True
         except (ServerAway, OSError) as error:
@@ -84,11 +87,11 @@ class Shipper:
 
     # ------------------------------------------------------------------ one pass
 
-    def _pass(self, folder: Path, report: Report, *, open_: bool) -> None:
+    def _pass(self, folder: Path, report: Report, *, open_: bool, stage: Path | None) -> None:
         self._server = self._server or Server(self._to, root_id(self._root))
         self._ledgers = {path: ledger for path, ledger in self._ledgers.items() if ledger.unchanged}
         sweep = read_sweep(self._root, folder, self._alive)
-        shapes = list(shapes_of(sweep, open_=open_))
+        shapes = [shape for shape in shapes_of(sweep, open_=open_) if stage is None or _concerns(shape, stage)]
         try:
             if folder not in self._recovered:
                 self._recover(self._server, sweep, shapes)
@@ -209,6 +212,10 @@ class Shipper:
     def _lock_file(self) -> str:
         self._to.lock.parent.mkdir(parents=True, exist_ok=True)
         return str(self._to.lock)
+
+
+def _concerns(shape: RunShape, stage: Path) -> bool:
+    return shape.level in ("sweep", "group") or (shape.spool is not None and shape.spool.parent == stage)
 
 
 def _behind(content: bytes, steps: Mapping[str, int], prefixes: tuple[str, ...]) -> tuple[list[Point], dict[str, int]]:

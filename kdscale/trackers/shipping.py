@@ -1,10 +1,13 @@
 """The process that ships a sweep while it runs: started by the launcher, out of the way of training.
 
-    python -m kdscale.trackers.shipping RUNS SWEEP_FOLDER
+    python -m kdscale.trackers.shipping RUNS SWEEP_FOLDER [--stage STAGE_FOLDER]
 
 It makes a pass every few seconds at low priority. The line `finish` on its standard input asks for a last pass and the
 answer, one line of JSON on standard output; the end of standard input, or of the launcher, ends it at once. Lines for
 people go to standard error. The launcher never imports MLflow.
+
+A job of a cluster starts one for its own stage. With `tracking.ship: auto` that asks the server once, and ends where
+the node gets no answer: the login node ships then.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +34,7 @@ from typing import Any
 from kdscale.atomic import read_json
 from kdscale.errors import KDScaleError
 from kdscale.trackers.destination import Destination, destination
+from kdscale.trackers.reach import why_no_answer
 
 __all__ = ["ShipperProcess", "main", "start_shipper"]
 
@@ -121,6 +126,7 @@ def start_shipper(
     uri: str | None,
     experiment: str,
     *,
+    stage: Path | None = None,
     say: Callable[[str], None] = log.warning,
 ) -> ShipperProcess:
     """Start shipping a sweep beside it; call it from the main thread, because the process dies with its thread.
@@ -130,6 +136,7 @@ def start_shipper(
         sweep_folder: Its plan.json must be there.
         uri: `tracking.uri`; None for ROOT/mlflow.db, "off" for nothing at all.
         experiment: `tracking.experiment`.
+        stage: Folder of the stage whose job this is; None for the launcher, who ships all of the sweep.
         say: Called from another thread with what people should know, once: the server is away, is back.
 
     Raises:
@@ -140,6 +147,7 @@ def start_shipper(
         return ShipperProcess(None, "off", say)
     command = [sys.executable, "-m", "kdscale.trackers.shipping", str(root), str(sweep_folder)]
     command += ["--uri", to.uri, "--experiment", experiment]
+    command += ["--stage", str(stage)] if stage is not None else []
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -179,20 +187,20 @@ class _Voice:
             print(f"{SAID}{text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _run(root: Path, folder: Path, to: Destination) -> dict[str, Any]:
+def _run(root: Path, folder: Path, to: Destination, stage: Path | None) -> dict[str, Any]:
     """Ship until asked for the last pass."""
     from kdscale.trackers.shipper import Shipper
 
     shipper, voice, points = Shipper(root, to), _Voice(), 0
     for number in itertools.count():
         started = time.monotonic()
-        report = shipper.ship(folder, open_=True, wait_s=1.0)
+        report = shipper.ship(folder, open_=True, wait_s=1.0, stage=stage)
         took_s = time.monotonic() - started if number else 0.0  # the first pass loads MLflow and makes the database
         points += report.points
         voice(report.problems, to.uri)
         if _asked_to_finish(min(MOST_EVERY_S, max(EVERY_S, REST_FACTOR * took_s))):
             break
-    report = shipper.ship(folder, open_=False, wait_s=20.0)
+    report = shipper.ship(folder, open_=stage is not None, wait_s=10.0, stage=stage)  # after a job others go on
     problems = list(report.problems)
     if report.busy:
         problems.append("another process was shipping to the same place the whole time")
@@ -203,6 +211,17 @@ def _run(root: Path, folder: Path, to: Destination) -> dict[str, Any]:
         "uri": to.uri,
         "problems": [f"{problem}: {hint}" for problem in problems],
     }
+
+
+def _out_of_reach(to: Destination, ship: str, stage: Path | None) -> bool:
+    """Whether this is a node that gets no answer from the server; asked once, where `auto` leaves it open."""
+    if stage is None or ship != "auto":
+        return False
+    why = why_no_answer(f"{to.uri}/health")
+    if why is not None:
+        host = socket.gethostname()
+        print(f"{SAID}{to.uri} does not answer {host} ({why}): the login node ships", file=sys.stderr, flush=True)  # noqa: T201
+    return why is not None
 
 
 def _asked_to_finish(wait_s: float) -> bool:
@@ -234,14 +253,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sweep", type=Path, help="the sweep's folder below it")
     parser.add_argument("--uri", help="default: what plan.json says")
     parser.add_argument("--experiment", help="default: what plan.json says")
+    parser.add_argument("--stage", type=Path, help="folder of the only stage to ship")
     args = parser.parse_args(argv)
     tracking = (read_json(args.sweep / "plan.json") or {}).get("tracking", {})
     uri, experiment = args.uri or tracking.get("uri"), args.experiment or tracking.get("experiment", "kdscale")
     try:
         to = destination(args.runs, uri, experiment)
-        answer = (
-            {"runs": 0, "points": 0, "uri": "off", "problems": []} if to is None else _run(args.runs, args.sweep, to)
-        )
+        if to is None or _out_of_reach(to, tracking.get("ship", "auto"), args.stage):
+            answer = {"runs": 0, "points": 0, "uri": to.uri if to is not None else "off", "problems": []}
+        else:
+            answer = _run(args.runs, args.sweep, to, args.stage)
     except KDScaleError as error:
         answer = {"runs": 0, "points": 0, "uri": str(uri), "problems": [str(error)]}
     print(json.dumps(answer), flush=True)  # noqa: T201

@@ -16,6 +16,7 @@ from kdscale import checkpoint, ranks
 from kdscale.api import Batch, DatasetInfo, Engine
 from kdscale.config.schema import StageSpec
 from kdscale.data.loader import EvalLoader, TrainLoader
+from kdscale.data.staging import open_staged
 from kdscale.data.store import Store
 from kdscale.engines.ddp import DdpEngine
 from kdscale.engines.deepspeed import DeepSpeedEngine
@@ -120,7 +121,7 @@ def build(definition: Mapping[str, Any], root: Root, device: torch.device) -> Pa
     spec = StageSpec.model_validate(definition["spec"])
     info = DatasetInfo.of(definition["data"]["info"])
     parents, consumed = _parents(definition, root)
-    store = _store(definition, root)
+    store = _store(definition, root, spec.data.stage_to)
     train, rank, world = spec.train, ranks.rank(), ranks.world()
     loader = TrainLoader(store, spec.data, batch_size=train.batch_size, seed=spec.seed, rank=rank, world=world)
     assembled = assemble(
@@ -179,12 +180,12 @@ def _parents(definition: Mapping[str, Any], root: Root) -> tuple[dict[str, Paren
     return found, consumed
 
 
-def _store(definition: Mapping[str, Any], root: Root) -> Store:
+def _store(definition: Mapping[str, Any], root: Root, stage_to: str | None) -> Store:
     digest = definition["data"]["store"]
     folder = root.stage(digest)
     if folder is None or folder.state()["state"] != "done":
         raise StageError(f"{definition['name']}: its data is not converted yet ({digest[:12]})")
-    return Store.open(folder.path / "store")
+    return open_staged(folder.path / "store", stage_to)
 
 
 def _initialise(model: nn.Module, parent: Parent, spec: StageSpec) -> None:

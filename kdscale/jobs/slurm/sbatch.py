@@ -15,10 +15,13 @@ from kdscale.jobs.slurm.groups import Group
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.pipeline.planned import PlannedStage
 
-__all__ = ["Layout", "parameters", "text"]
+__all__ = ["Layout", "caches_of_weights", "parameters", "text"]
 
 SHORT_JOBS_KEEP = 0.2
 """Share of its time that a short job keeps for saving itself, where the profile's delay would be more."""
+
+PASSED_ON = ("KDSCALE_REUSE", "KDSCALE_DATA", "XDG_CACHE_HOME")
+"""What says where finished stages and data are; a site may start jobs with an environment of their own."""
 
 
 class Layout:
@@ -80,6 +83,16 @@ def text(given: Mapping[str, Any], tasks: int, logs: Path) -> str:
     return str(_make_sbatch_string(command=python, folder=logs, **{**given, **count}))
 
 
+def caches_of_weights(root: Path) -> dict[str, str]:
+    """Where the libraries that networks come from keep what they download, if the user has not said so.
+
+    The launcher plans with these, and so with a network; jobs find the same files without one.
+    """
+    folder = root / "weights"
+    chosen = {"TORCH_HOME": folder / "torch", "HF_HUB_CACHE": folder / "hub"}
+    return {name: os.environ.get(name) or str(place.absolute()) for name, place in chosen.items()}
+
+
 def signal_delay_s(profile: Profile, time_min: int) -> int:
     """Seconds before its end that a job is told; SLURM may be a minute early."""
     return min(profile.signal_delay_s, max(5, round(SHORT_JOBS_KEEP * time_min * 60)))
@@ -94,21 +107,25 @@ def _gpus(has: Layout, profile: Profile) -> dict[str, Any]:
 
 
 def _environment(profile: Profile, code: Path, root: Path) -> list[str]:
-    """Lines that make a job run the code that was submitted, whatever has become of it since."""
+    """Lines that make a job run the code that was submitted, whatever has become of it since, and find its data."""
     plugins = shlex.quote(str(code / "plugins"))
     given = {
         "KDSCALE_RUNS": str(root),
         "KDSCALE_RETRY_AFTER_MIN": ",".join(f"{minutes:g}" for minutes in profile.retry_after_min),
         "KDSCALE_HANG_AFTER_S": f"{60 * profile.hang_after_min:g}",
-        "KDSCALE_REUSE": os.environ.get("KDSCALE_REUSE"),
-        "KDSCALE_DATA": os.path.abspath(data) if (data := os.environ.get("KDSCALE_DATA")) else None,
+        **{name: _absolute(os.environ.get(name, "")) for name in PASSED_ON},
+        **caches_of_weights(root),
     }
     return [
-        "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
+        "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1",
         *(f"export {name}={shlex.quote(value)}" for name, value in given.items() if value),
         f"export PYTHONPATH={shlex.quote(str(code))}:{plugins} KDSCALE_PLUGINS={plugins}",
         f"cd {shlex.quote(str(code))}",  # python -m looks where it stands first, which may be a checkout
     ]
+
+
+def _absolute(paths: str) -> str:
+    return os.pathsep.join(str(Path(path).expanduser().absolute()) for path in paths.split(os.pathsep) if path)
 
 
 def _epilogue() -> list[str]:

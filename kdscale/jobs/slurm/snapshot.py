@@ -9,7 +9,8 @@ what numba has compiled of it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import xxhash
@@ -35,11 +36,19 @@ def take_snapshot(root: Path, plan: Plan) -> Path:
         return target
     with atomic.aside(target) as side:
         (side / "plugins").mkdir(parents=True)
-        for place, source in files:
+        for place, source in [*files, *_compiled(files)]:
             copy = side / place
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
+            with suppress(FileNotFoundError) if source.parent.name == "__pycache__" else nullcontext():
+                shutil.copy2(source, copy)  # with its date: numba trusts what it compiled of a file of that date only
     return target
+
+
+def _compiled(files: Sequence[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]:
+    """What numba has left beside the sources, or the first job of each snapshot would compile for ten seconds."""
+    for folder, place in {source.parent: place.parent for place, source in files}.items():
+        for found in sorted((folder / "__pycache__").glob("*.nb[ic]")):
+            yield place / "__pycache__" / found.name, found
 
 
 def _files(plan: Plan) -> Iterator[tuple[Path, Path]]:

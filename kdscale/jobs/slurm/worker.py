@@ -37,8 +37,10 @@ def run(root: str, digest: str) -> NoReturn:
         signal.signal(number, lambda number, frame: _note(early, number, frame))
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     rank, world = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
+    from kdscale.data.download import forbid_downloads
     from kdscale.pipeline.artifacts import Root
 
+    forbid_downloads()
     folder = Root.find(Path(root)).stage(digest)
     if folder is None:
         raise SystemExit(f"no stage {digest[:12]} under {root}: was it removed after the job was submitted?")
@@ -54,13 +56,15 @@ def run(root: str, digest: str) -> NoReturn:
     _write_to(folder.logs / f"attempt{place['attempt']}-rank{rank}.log")
     code = Path(__file__).parents[3]
     print(f"job {job_id()}, rank {rank} of {world} on {socket.gethostname()}, code {code}", flush=True)  # noqa: T201
+    from kdscale.jobs.shipping import ship_the_end, shipper_of_job
     from kdscale.jobs.slurm.ending import last_word
     from kdscale.jobs.stage_job import main
 
+    shipper = shipper_of_job(Path(root), folder, rank)
     main(
         Path(root), digest,
         watch=lambda stop: _watch(stop, early),
-        last=lambda code: last_word(code, folder, rank),
+        last=lambda code: ship_the_end(shipper, code, last_word(code, folder, rank)),
     )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from kdscale.data import sources
+from kdscale.data.download import forbid_downloads
 from kdscale.data.packages import Publication
 from kdscale.data.sources import PublishedFiles
 from kdscale.errors import DataError
@@ -221,6 +224,34 @@ def test_without_a_network_the_error_has_the_address_and_the_cause(tmp_path: Pat
     publication = replace(single[0], urls=("http://127.0.0.1:9/nowhere",))
     with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/nowhere/images\.gz: .*[Rr]efused"):
         PublishedFiles(publication, tmp_path).fingerprint()
+
+
+@pytest.fixture
+def job() -> Iterator[None]:
+    """As in a job of a cluster."""
+    forbid_downloads()
+    yield
+    urllib.request.install_opener(None)  # type: ignore[arg-type]  # what it is before the first request
+
+
+def test_a_job_never_downloads_though_it_could(
+    tmp_path: Path, single: Single, site: Any, job: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publication, files = single
+    site.files = {f"/{name}": content for name, content in files.items()}
+    monkeypatch.setenv("http_proxy", site.url)
+    with pytest.raises(DataError, match="--prepare"):
+        PublishedFiles(replace(publication, urls=(site.url,)), tmp_path / "root").read("labels")
+    with pytest.raises(DataError, match="a job never downloads"):
+        urllib.request.urlopen(f"{site.url}/weights.pt")  # as torch.hub does
+    assert site.asked == []
+
+
+def test_a_job_reads_what_was_downloaded_before(tmp_path: Path, single: Single, job: None) -> None:
+    publication, files = single
+    write(tmp_path / "root", files)
+    found = PublishedFiles(replace(publication, urls=("http://nowhere.invalid",)), tmp_path / "root")
+    assert found.read("labels") == [b"\1\2\3"]
 
 
 def test_what_nobody_publishes_cannot_be_planned_without_it(tmp_path: Path, single: Single) -> None:

@@ -15,6 +15,7 @@ import yaml
 from kdscale.config.load import load
 from kdscale.errors import ConfigError
 from kdscale.jobs.slurm.profile import Profile, load_profile
+from kdscale.jobs.slurm.sbatch import PASSED_ON
 from kdscale.jobs.slurm.submit import scripts
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.machine import Site
@@ -59,6 +60,12 @@ def text_of(name: str) -> str:
         plan = make_plan(load(str(config), overrides), root, site=Site(site.precision))
         text = "\n".join(scripts(root, plan, site))
         return text.replace(place, "PLACE").replace(sys.executable, "PYTHON")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*PASSED_ON, "TORCH_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -14,6 +14,8 @@ from rich.console import Console
 from kdscale.doctor.data_sets import examine_data_sets
 from kdscale.doctor.findings import Finding
 from kdscale.doctor.screen import draw
+from kdscale.jobs.slurm.profile import Profile
+from kdscale.jobs.slurm.site import examine_cluster
 
 
 def doctor(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -44,9 +46,19 @@ def test_the_json_holds_versions_folder_and_data(root: Path, tmp_path: Path) -> 
 
 
 def test_an_unknown_cluster_is_a_usage_error(root: Path) -> None:
-    run = doctor(root, "--cluster", "slurm")
+    run = doctor(root, "--cluster", "nowhere.yaml")
     assert run.returncode == 2
-    assert "not built yet" in run.stderr
+    assert "nowhere.yaml: local, inline, slurm, or a profile" in run.stderr
+
+
+def test_a_machine_without_a_scheduler_is_said_to_be_no_login_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (finding,) = examine_cluster(Profile(), tmp_path / "runs", print)
+    assert finding.stops
+    assert "is this a login node" in finding.text
+    assert not (tmp_path / "runs").exists()
 
 
 def test_where_a_data_set_was_looked_for_is_shown_on_request(

@@ -117,3 +117,12 @@ def test_what_is_no_sweep_is_said(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(ConfigError, match="damaged"):
         read_sweep(tmp_path, tmp_path)
+
+
+def test_what_is_queued_runs_whether_or_not_somebody_follows_it(tmp_path: Path) -> None:
+    sweep = plan(tmp_path)
+    for stage in sweep.stages.values():
+        stage.start()
+        stage.end("queued")
+    found = {shape.level: shape.status for shape in shapes(sweep, open_=False)}
+    assert (found["sweep"], found["trial"]) == ("RUNNING", "SCHEDULED")

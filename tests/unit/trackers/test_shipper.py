@@ -533,3 +533,22 @@ def test_problems_with_the_store_are_reported_not_raised(tmp_path: Path) -> None
     report = Shipper(sweep.root, to).ship(sweep.folder)
     assert len(report.problems) == 1
     assert "not a database" in report.problems[0]
+
+
+# --------------------------------------------------------------------------- one stage alone
+
+
+def test_a_job_ships_its_own_stage_and_the_rest_comes_later(runs: Path) -> None:
+    sweep = plan(runs)
+    for stage in sweep.stages.values():
+        stage.start().train(100).save()
+    teacher = sweep.stage("teacher", method="kd")
+    ship(sweep, stage=teacher.folder, open_=True)
+    levels = [run.level for run in stored_runs(runs / "mlflow.db")]
+    assert sorted(levels) == ["stage", "sweep"]
+    student = sweep.stage("student", method="kd", seed="1")
+    ship(sweep, stage=student.folder, open_=True)
+    ship(sweep)
+    runs_then = stored_runs(runs / "mlflow.db")
+    assert [run.level for run in runs_then].count("stage") == len(sweep.stages)
+    assert all(run.doubled() == [] for run in runs_then)
