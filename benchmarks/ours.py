@@ -62,7 +62,7 @@ def main(runs: str, digest: str, steps: str) -> None:
         loop.loader = Source(loop.loader, turns)
         loop.tracker = run._spool(None)
         run._note_start(loop.state, None)
-        write_first_look(folder.path, parts, accumulation=run.spec.train.accumulation, write=run.main)
+        write_first_look(folder.path, parts, run.spec.train, write=run.main)
         run._train(parts, loop)
 
 

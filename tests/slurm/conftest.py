@@ -33,7 +33,7 @@ EXPERIMENT: dict[str, Any] = {
         "options": {"train_rows": 720, "test_rows": 100, "size": 16},
     },
     "train": {
-        "epochs": 3, "batch_size": 32, "lr": 0.05, "log_every_steps": 4, "checkpoint_every_steps": 7,
+        "epochs": 3, "batch_size": 32, "lr": 0.05, "log_every_steps": 4, "checkpoint_every_steps": 25,
         "precision": "fp32",
     },
     "tracking": {"uri": "off"},

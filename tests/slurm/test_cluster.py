@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, wait_until
 
-LONG = "stages.teacher.train.epochs=150"
+LONG = "stages.teacher.train.epochs=100"
 """Enough work to be disturbed in."""
 TWO = "resources.processes_per_node=2"
 TWO_NODES = "resources.nodes=2"
@@ -170,7 +170,7 @@ def test_the_dry_run_prints_what_sbatch_would_get(drill: Make) -> None:
 
 def test_stages_longer_than_the_limit_go_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     """A limit of one minute, of which SLURM leaves less than half."""
-    long = "stages.teacher.train.epochs=400"
+    long = "stages.teacher.train.epochs=160"
     box = drill()
     begun = time.monotonic()
     box.sweep(long, ONLY_TEACHER, "resources.time_min=1")
@@ -188,10 +188,16 @@ def test_students_wait_each_for_their_own_teacher(drill: Make) -> None:
 
 def test_sharded_over_two_nodes(drill: Make) -> None:
     """ZeRO 1, two processes on each; and with an epoch in between that another job takes away."""
-    over = (LONG, TWO_NODES, "resources.processes_per_node=2", "engine={name: deepspeed, zero_stage: 1}", ONLY_TEACHER)
+    over = (
+        "train.epochs=20",
+        TWO_NODES,
+        "resources.processes_per_node=2",
+        "engine={name: deepspeed, zero_stage: 1}",
+        ONLY_TEACHER,
+    )
     box = drill()
     box.sweep(*over, detach=True)
-    box.reaches("teacher", 100)
+    box.reaches("teacher", 50)
     shell("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 3", "--output=/dev/null")
     state = box.becomes("teacher", "done", 240)
     assert [a["outcome"] for a in state["attempts"]] == ["interrupted", "done"]

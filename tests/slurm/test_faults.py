@@ -9,8 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.slurm.conftest import Drill, Make, wait_until
 from tests.slurm.test_cluster import LONG, ONLY_TEACHER, TWO, demand_equal, job_of, shell
+
+MATRIX = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
 
 
 def pids_of(drill: Drill, name: str) -> list[int]:
@@ -99,6 +103,7 @@ def test_a_passing_error_is_tried_again_later_and_cancels_nothing(drill: Make) -
     assert len(box.jobs()) == 3, "the jobs that were submitted, and no others"
 
 
+@MATRIX
 def test_a_node_that_fails_twice_is_left_out(drill: Make) -> None:
     box = drill().ask_for(retry_after_min=[0.02] * 3)
     net = plugin(box, "assert socket.gethostname() != 'n1' or os._exit(9)")
@@ -108,6 +113,7 @@ def test_a_node_that_fails_twice_is_left_out(drill: Make) -> None:
     assert "ExcNodeList=n1" in shell("scontrol", "show", "job", job_of(box, "teacher"))
 
 
+@MATRIX
 def test_errors_that_go_on_pause_the_stage(drill: Make) -> None:
     box = drill().ask_for(retry_after_min=[0.02])
     box.sweep("train.epochs=1", *plugin(box, "raise OSError(errno.ESTALE, 'Stale file handle')"), detach=True)

@@ -202,6 +202,27 @@ def test_what_a_job_shipped_before_it_was_requeued_is_not_shipped_again(drill: M
     }
 
 
+def test_a_server_that_is_killed_and_comes_back_has_everything_once(drill: Make, server: RealServer) -> None:
+    """While its stage is requeued, too."""
+    box = drill()
+    sweep = box.start(ONLY_TEACHER, "train.epochs=100", f"tracking.uri={server.uri}")
+    box.reaches("teacher", 100)
+    server.kill()
+    (job,) = [note["job"] for note in box.jobs() if note["stage"] == "teacher"]
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    wait_until(lambda: len(box.state("teacher")["attempts"]) == 2, 60)
+    server.start()
+    said, _ = sweep.communicate(timeout=200)
+    assert sweep.returncode == 0, said
+    (stage,) = [run for run in stored_runs(server.database) if run.level == "stage"]
+    assert (stage.status, stage.doubled()) == ("FINISHED", [])
+    assert stage.curve("train/loss") == [
+        (line["step"], line["metrics"]["train/loss"])
+        for line in map(json.loads, box.stage("teacher").metrics.read_text().splitlines())
+        if "train/loss" in line["metrics"]
+    ]
+
+
 def test_a_server_that_nodes_do_not_reach_costs_a_line(drill: Make) -> None:
     box = drill()
     nobody = f"http://127.0.0.1:{free_port()}"

@@ -50,6 +50,8 @@ class Submission:
     plan: Plan
     profile: Profile
     say: Callable[[str], None]
+    full: bool = False
+    """Whether the site took no more at the last submission; said once, not at every look."""
 
     def submit(self, queue: Queue | None = None) -> int:
         """Submit what is neither done nor queued; returns how many stages that were.
@@ -100,11 +102,14 @@ class Submission:
             half, rest = group.halves()
             if half is not None:
                 return self._submit_what_may(half, jobs, code) and self._submit_what_may(rest, jobs, code)
-            self.say(
-                f"{error}: the queue is full for now. The rest is submitted as jobs end, while this command runs, when "
-                "it is given again, or by `launch/status.py --heal` (from cron, say)"
-            )
+            if not self.full:
+                self.say(
+                    f"{error}: the queue is full for now. The rest is submitted as jobs end, while this command runs, "
+                    "when it is given again, or by `launch/status.py --heal` (from cron, say)"
+                )
+            self.full = True
             return False
+        self.full = False
         return True
 
     def _may_run(self, group: Group, jobs: Mapping[str, str], done: frozenset[str]) -> bool:
