@@ -15,6 +15,8 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
@@ -30,15 +32,18 @@ log = logging.getLogger(__name__)
 
 LOCK_S = 3600.0
 """How long to wait for a process that copies."""
+SIGN_S = 5.0
+"""Between two signs of life while waiting."""
 _CHUNK = 1 << 22
 
 
-def open_staged(source: Path, stage_to: str | None) -> Store:
+def open_staged(source: Path, stage_to: str | None, alive: Callable[[], None] = lambda: None) -> Store:
     """Open a store, or its copy on this node.
 
     Args:
         source: folder of the store.
         stage_to: `data.stage_to`.
+        alive: called every few seconds while it is copied or waited for, which may take longer than anything else.
 
     Raises:
         DataError: the store is damaged; or this is a job, and `stage_to` names a variable that it does not have.
@@ -48,7 +53,7 @@ def open_staged(source: Path, stage_to: str | None) -> Store:
     if folder is None:
         return store
     try:
-        return _copy_of(store, folder)
+        return _copy_of(store, folder, alive)
     except (OSError, NotImplementedError) as error:
         why = "another process has been copying for an hour" if isinstance(error, Timeout) else error
         log.warning("data.stage_to: %s cannot hold the data (%s): it is read from %s", folder, why, source)
@@ -72,20 +77,37 @@ def folder_on_node(stage_to: str) -> Path | None:
     return None
 
 
-def _copy_of(store: Store, folder: Path) -> Store:
+def _copy_of(store: Store, folder: Path, alive: Callable[[], None]) -> Store:
     own = folder / f"kdscale-{os.getuid()}"
     own.mkdir(mode=0o700, parents=True, exist_ok=True)
     if own.stat().st_uid != os.getuid():  # /tmp is everybody's
         raise PermissionError(errno.EPERM, "it belongs to somebody else", str(own))
     target = own / xxhash.xxh3_128_hexdigest((store.path / "manifest.json").read_bytes())
-    with FileLock(own / f".{target.name}.lock", timeout=LOCK_S):
+    with _held(FileLock(own / f".{target.name}.lock"), alive):
         there = _opened(target)
         if there is not None:
             return there
         for debris in own.glob(f".{target.name}.*.tmp"):  # of processes that were killed
             shutil.rmtree(debris, ignore_errors=True)
-        _copy(store, target)
+        _copy(store, target, alive)
     return Store.open(target)
+
+
+@contextmanager
+def _held(lock: FileLock, alive: Callable[[], None]) -> Iterator[None]:
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        alive()
+        try:
+            lock.acquire(timeout=SIGN_S)
+            break
+        except Timeout:
+            if time.monotonic() > deadline:
+                raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _opened(target: Path) -> Store | None:
@@ -95,7 +117,7 @@ def _opened(target: Path) -> Store | None:
         return None
 
 
-def _copy(store: Store, target: Path) -> None:
+def _copy(store: Store, target: Path, alive: Callable[[], None]) -> None:
     begun, size = time.monotonic(), sum(store.manifest["files"].values())
     free = shutil.disk_usage(target.parent).free
     if free < size:
@@ -103,17 +125,18 @@ def _copy(store: Store, target: Path) -> None:
     with atomic.aside(target) as side:
         side.mkdir()
         for name in [*store.manifest["files"], "manifest.json"]:
-            if _copied(store.path / name, side / name) != _on_disk(side / name):
+            if _copied(store.path / name, side / name, alive) != _on_disk(side / name, alive):
                 raise OSError(errno.EIO, f"{name} reads back other bytes than were written", str(side))
     log.info("copied %.2f GB of data to %s in %.1f s", size / 1e9, target, time.monotonic() - begun)
 
 
-def _copied(source: Path, target: Path) -> str:
+def _copied(source: Path, target: Path, alive: Callable[[], None]) -> str:
     """Copy a file to the disk itself; returns the hash of what was read."""
     digest = xxhash.xxh3_128()
     with source.open("rb") as file, target.open("wb") as copy:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            alive()
             copy.write(chunk)
         copy.flush()
         os.fsync(copy.fileno())
@@ -122,9 +145,10 @@ def _copied(source: Path, target: Path) -> str:
     return digest.hexdigest()
 
 
-def _on_disk(path: Path) -> str:
+def _on_disk(path: Path, alive: Callable[[], None]) -> str:
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            alive()
     return digest.hexdigest()

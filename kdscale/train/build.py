@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -107,13 +107,16 @@ class Parts:
             batches.close()
 
 
-def build(definition: Mapping[str, Any], root: Root, device: torch.device) -> Parts:
+def build(
+    definition: Mapping[str, Any], root: Root, device: torch.device, *, alive: Callable[[], None] = lambda: None
+) -> Parts:
     """Build a stage's loader, networks and teachers.
 
     Args:
         definition: of the stage, as stage.yaml holds it.
         root: where its parents are.
         device: of this rank.
+        alive: called now and then where it takes long.
 
     Raises:
         StageError: a parent is not done, or does not hold the weights that it recorded.
@@ -121,7 +124,7 @@ def build(definition: Mapping[str, Any], root: Root, device: torch.device) -> Pa
     spec = StageSpec.model_validate(definition["spec"])
     info = DatasetInfo.of(definition["data"]["info"])
     parents, consumed = _parents(definition, root)
-    store = _store(definition, root, spec.data.stage_to)
+    store = _store(definition, root, spec.data.stage_to, alive)
     train, rank, world = spec.train, ranks.rank(), ranks.world()
     loader = TrainLoader(store, spec.data, batch_size=train.batch_size, seed=spec.seed, rank=rank, world=world)
     assembled = assemble(
@@ -180,12 +183,12 @@ def _parents(definition: Mapping[str, Any], root: Root) -> tuple[dict[str, Paren
     return found, consumed
 
 
-def _store(definition: Mapping[str, Any], root: Root, stage_to: str | None) -> Store:
+def _store(definition: Mapping[str, Any], root: Root, stage_to: str | None, alive: Callable[[], None]) -> Store:
     digest = definition["data"]["store"]
     folder = root.stage(digest)
     if folder is None or folder.state()["state"] != "done":
         raise StageError(f"{definition['name']}: its data is not converted yet ({digest[:12]})")
-    return open_staged(folder.path / "store", stage_to)
+    return open_staged(folder.path / "store", stage_to, alive)
 
 
 def _initialise(model: nn.Module, parent: Parent, spec: StageSpec) -> None:

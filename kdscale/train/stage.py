@@ -99,7 +99,7 @@ class _StageRun:
     def run(self) -> Outcome:
         begun = time.perf_counter()
         make_deterministic(self.spec, self.device)
-        parts = build(self.definition, self.root, self.device)
+        parts = build(self.definition, self.root, self.device, alive=self.stop.move)
         if ranks.broadcast_object(checkpoint.newest(self.folder.checkpoints) is None):
             write_first_look(self.folder.path, parts, self.spec.train, write=self.main)  # before an engine shards it
         if self.spec.student.weights is not None and not self.spec.train.epochs:

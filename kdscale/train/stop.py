@@ -42,12 +42,16 @@ class Stop:
 
     def agreed(self, step: int) -> bool:
         """Whether all ranks stop after `step`; called by all ranks at the same steps."""
-        self.moved_at, self.boundaries = time.monotonic(), self.boundaries + 1
+        self.move()
         if ranks.world() == 1:
             return self._asked
         if step % AGREE_EVERY_STEPS:
             return False
         return bool(ranks.max_(torch.tensor(int(self._asked))).item())
+
+    def move(self) -> None:
+        """Say that this rank got further, where that takes long without a boundary."""
+        self.moved_at, self.boundaries = time.monotonic(), self.boundaries + 1
 
 
 class StopAfter(Stop):

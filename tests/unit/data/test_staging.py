@@ -6,11 +6,14 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from kdscale.config.schema import DataConfig
 from kdscale.data import staging
@@ -42,6 +45,25 @@ def test_the_copy_has_the_same_bytes(source: Path, tmp_path: Path) -> None:
     assert open_staged(source, None).path == source
 
 
+def test_who_copies_and_who_waits_gives_signs_of_life(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a rank that copies for half an hour would be taken for one that hangs."""
+    signs: list[str] = []
+    monkeypatch.setattr(staging, "SIGN_S", 0.02)
+    monkeypatch.setattr(staging, "_CHUNK", 1 << 10)
+    store = open_staged(source, str(tmp_path / "node"), lambda: signs.append("copies"))
+    assert len(signs) > sum(store.manifest["files"].values()) // (1 << 10)
+    often, waited = threading.Event(), iter(range(3))
+    with FileLock(store.path.with_name(f".{store.path.name}.lock")):
+        sign = lambda: often.set() if next(waited, None) is None else None  # noqa: E731
+        other = threading.Thread(target=open_staged, args=(source, str(tmp_path / "node"), sign))
+        other.start()
+        assert often.wait(10)
+    other.join(10)
+    assert not other.is_alive()
+
+
 def test_of_a_node_s_processes_one_copies(source: Path, tmp_path: Path) -> None:
     def share(queue: Any) -> None:
         begun = time.monotonic()
@@ -62,7 +84,7 @@ def test_of_a_node_s_processes_one_copies(source: Path, tmp_path: Path) -> None:
 def test_a_copy_that_was_killed_is_cleared_away_and_made_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hang(path: Path, target: Path) -> str:
+    def hang(path: Path, target: Path, alive: Callable[[], None]) -> str:
         target.write_bytes(b"half")
         time.sleep(60)
         return ""
@@ -96,7 +118,7 @@ def test_where_no_copy_can_be_made_the_data_is_read_where_it_lies(
         usage = type("usage", (), {"free": 10})
         monkeypatch.setattr(staging.shutil, "disk_usage", lambda folder: usage)
     elif why == "other bytes":
-        monkeypatch.setattr(staging, "_on_disk", lambda path: "another hash")
+        monkeypatch.setattr(staging, "_on_disk", lambda path, alive: "another hash")
     else:
         node.write_text("a file")
     with caplog.at_level(logging.WARNING):
