@@ -10,6 +10,7 @@ goes on waiting: nobody has to follow a sweep for that. Light: it does not impor
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -27,6 +28,9 @@ from kdscale.jobs.stage_job import CANCELLED, INTERRUPTED
 from kdscale.pipeline.artifacts import Root, StageFolder
 
 __all__ = ["conclude"]
+
+LAST_WORDS = 4096
+"""Bytes of a job's output, where slurmstepd writes what it saw."""
 
 
 def conclude(root: Root, job: str, code: int) -> int:
@@ -56,10 +60,21 @@ def _judge(folder: StageFolder, job: str, code: int) -> Verdict:
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     node = nodes if os.environ.get("SLURM_JOB_NUM_NODES") == "1" else ""
     where = f" on {nodes}" if nodes else ""
+    if _out_of_memory(folder.path.parent.parent / "jobs" / "slurm", job):
+        return Verdict("failed", f"job {job} ran out of memory{where}: ask for more by resources.mem_gb")
     how = f"job {job} ended{where} {_wording(code)}"
     if met is None:
         how += f" before its ranks had met (see {folder.path.parent.parent / 'jobs' / 'slurm'})"
     return judge(folder, causes, how=how, node=node, waits_s=_waits_s())
+
+
+def _out_of_memory(outputs: Path, job: str) -> bool:
+    """Whether SLURM's own cgroup ended a rank: SIGKILL alone may have been anybody's."""
+    said = outputs / job.partition("_")[0] / f"{job}_0_log.out"
+    with suppress(OSError), said.open("rb") as file:
+        file.seek(max(0, said.stat().st_size - LAST_WORDS))
+        return re.search(rb"[Dd]etected \d+ oom[-_]kill event", file.read()) is not None
+    return False
 
 
 def _waits_s() -> list[float]:
