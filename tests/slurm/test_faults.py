@@ -149,7 +149,8 @@ def test_what_a_site_does_not_bring_back_is_healed(drill: Make, undisturbed: Cal
     assert "submitted student as job" in said
     assert "submitted" not in box.heal()
     box.becomes("student", "done")
-    box.heal()
+    assert "at rest; report" in box.heal()
+    assert "at rest" not in box.heal()
     demand_equal(box, undisturbed(LONG), "teacher")
     demand_equal(box, undisturbed(LONG), "student")
 

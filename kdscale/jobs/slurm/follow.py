@@ -22,6 +22,7 @@ from kdscale.pipeline.planned import PlannedStage
 __all__ = ["Follower"]
 
 TICK_S = 0.5
+LOOK_EVERY_S = 2.0
 SLOWEST_POLL_S = 120.0
 
 
@@ -32,6 +33,8 @@ class Follower:
     submission: Submission
     stopped: bool = False
     states: dict[str, str] = field(default_factory=dict)
+    _read: dict[str, tuple[tuple[int, int], str]] = field(default_factory=dict)
+    """State of each stage as last read, and by what its file is known to be the same: there may be thousands."""
 
     def leave(self) -> None:
         """Ctrl-C: stop looking; the jobs go on."""
@@ -41,7 +44,8 @@ class Follower:
         """Follow until every stage rests; returns their states by digest."""
         poll_s = self.submission.profile.poll_s
         next_poll = time.monotonic() + poll_s  # the submission has just asked
-        while not self.stopped and not self._over():
+        next_look, over = 0.0, False
+        while not self.stopped and not over:
             if time.monotonic() >= next_poll:
                 try:
                     self.look_after()
@@ -51,7 +55,9 @@ class Follower:
                     self.submission.say(f"{error}; asking again in {poll_s:.0f} s")
                 next_poll = time.monotonic() + poll_s
             on_tick()
-            time.sleep(TICK_S)
+            if time.monotonic() >= next_look:
+                over, next_look = self._over(), time.monotonic() + LOOK_EVERY_S
+            time.sleep(0.0 if over else TICK_S)
         return self._read_states()
 
     def look_after(self) -> None:
@@ -138,7 +144,16 @@ class Follower:
         return self.states
 
     def _state(self, stage: PlannedStage) -> str:
-        return "done" if stage.reuse.done else str(self._folder(stage).state()["state"])
+        stamp, state = self._read.get(stage.digest, ((0, 0), ""))
+        if stage.reuse.done or state == "done":
+            return "done"
+        folder = self._folder(stage)
+        found = (folder.path / "state.json").stat()
+        now = (found.st_mtime_ns, found.st_ino)
+        if now != stamp:
+            state = str(folder.state()["state"])
+            self._read[stage.digest] = now, state
+        return state
 
     def _folder(self, stage: PlannedStage) -> StageFolder:
         folder = self.submission.root.stage(stage.digest)

@@ -6,22 +6,26 @@ order is left alone, so it may be run as often as one likes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from kdscale import atomic
 from kdscale.config.load import load
 from kdscale.errors import KDScaleError
+from kdscale.jobs.shipping import shipper_of_launcher
 from kdscale.jobs.slurm.follow import Follower
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.jobs.slurm.submit import CLUSTER_FILE, NOT_AGAIN, Submission
 from kdscale.pipeline.artifacts import Root, SweepFolder
 from kdscale.pipeline.machine import Site
 from kdscale.pipeline.plan import make_plan
-from kdscale.pipeline.planned import Plan
+from kdscale.report.page import write_report
+from kdscale.report.results import write_results
 
 __all__ = ["heal_sweeps"]
+
+_log = logging.getLogger(__name__)
 
 
 def heal_sweeps(root: Root, sweep: SweepFolder | None) -> list[str]:
@@ -40,8 +44,11 @@ def _submitted(root: Root) -> Iterator[Path]:
 
 def _heal(root: Root, sweep: SweepFolder) -> list[str]:
     cluster = atomic.read_json(sweep.path / CLUSTER_FILE)
-    if cluster is None or sweep.launcher() is not None or _rests(root, sweep):  # who follows it heals it
+    if cluster is None or sweep.launcher() is not None:  # who follows it heals it
         return []
+    states = [folder.state() for digest in sweep.plan()["stages"] if (folder := root.stage(digest)) is not None]
+    if all(state["state"] in ("done", *NOT_AGAIN) for state in states):
+        return _conclude(root, sweep, max((state["updated"] for state in states), default=0.0))
     said: list[str] = []
     try:
         profile = Profile.model_validate(cluster["profile"])
@@ -50,23 +57,24 @@ def _heal(root: Root, sweep: SweepFolder) -> list[str]:
             return ["kdscale has changed since it was submitted, and would make other stages: give its command again"]
         with sweep.launching():
             Follower(Submission(root, plan, profile, said.append)).look_after()
-        _ship(root, sweep, plan)
+        _ship(root, sweep)
     except KDScaleError as error:
         said.append(str(error))
     return said
 
 
-def _rests(root: Root, sweep: SweepFolder) -> bool:
-    """Whether no stage of it is to be run, or all that are wait for their user."""
-    folders = [root.stage(digest) for digest in sweep.plan()["stages"]]
-    return all(folder is not None and folder.state()["state"] in ("done", *NOT_AGAIN) for folder in folders)
+def _conclude(root: Root, sweep: SweepFolder, rests_since: float) -> list[str]:
+    """What the launcher does at its end, once nothing of a sweep runs or waits any more."""
+    results = sweep.path / "results.json"
+    if results.exists() and results.stat().st_mtime > rests_since:
+        return []
+    _ship(root, sweep)
+    write_results(sweep.path)
+    return [f"at rest; report {write_report(sweep.path)}"]
 
 
-def _ship(root: Root, sweep: SweepFolder, plan: Plan) -> None:
+def _ship(root: Root, sweep: SweepFolder) -> None:
     """Send what jobs have spooled to MLflow."""
-    uri, ship = plan.tracking.get("uri"), plan.tracking.get("ship")
-    if uri == "off" or ship == "never" or find_spec("mlflow") is None:
-        return
-    from kdscale.trackers.shipping import start_shipper
-
-    start_shipper(root.path, sweep.path, uri, plan.tracking["experiment"]).finish(timeout_s=60.0)
+    shipper = shipper_of_launcher(root.path, sweep.path, sweep.plan()["tracking"], _log.warning, on_cluster=True)
+    if shipper is not None:
+        shipper.finish(timeout_s=60.0)
