@@ -148,7 +148,10 @@ class Follower:
         if stage.reuse.done or state == "done":
             return "done"
         folder = self._folder(stage)
-        found = (folder.path / "state.json").stat()
+        try:
+            found = (folder.path / "state.json").stat()
+        except FileNotFoundError:
+            return "waiting"
         now = (found.st_mtime_ns, found.st_ino)
         if now != stamp:
             state = str(folder.state()["state"])
