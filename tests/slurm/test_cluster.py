@@ -13,6 +13,8 @@ from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, wait_until
 
 LONG = "stages.teacher.train.epochs=100"
 """Enough work to be disturbed in."""
+ENDLESS = "stages.teacher.train.epochs=2000"
+"""More than is ever waited for: a wish to stop is seen within ten seconds of work."""
 TWO = "resources.processes_per_node=2"
 TWO_NODES = "resources.nodes=2"
 ONLY_TEACHER = "stages.student=null"
@@ -99,7 +101,7 @@ def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(
 
 def test_cancelled_means_not_requeued(drill: Make) -> None:
     box = drill()
-    sweep = box.start(LONG)
+    sweep = box.start(ENDLESS)
     box.reaches("teacher", 50)
     (name,) = (box.root / "sweeps").iterdir()
     shell(sys.executable, str(ROOT / "launch" / "cancel.py"), name.name, "--runs", str(box.root))

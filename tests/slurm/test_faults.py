@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import Drill, Make, wait_until
-from tests.slurm.test_cluster import LONG, ONLY_TEACHER, TWO, demand_equal, job_of, shell
+from tests.slurm.test_cluster import ENDLESS, LONG, ONLY_TEACHER, TWO, demand_equal, job_of, shell
 
 MATRIX = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
 
@@ -78,7 +78,7 @@ def test_a_rank_that_hangs_is_named_and_ended(drill: Make, undisturbed: Callable
 def test_scancel_means_cancelled(drill: Make) -> None:
     """Also where the stage has saved itself on its way out: who wanted it gone does not find it back."""
     box = drill()
-    sweep = box.start(LONG)
+    sweep = box.start(ENDLESS)
     box.reaches("teacher", 100)
     shell("scancel", job_of(box, "teacher"))
     said, _ = sweep.communicate(timeout=120)
