@@ -38,6 +38,8 @@ def conclude(root: Root, job: str, code: int) -> int:
     folder = stage_of(root, job)
     if folder is None or code in (INTERRUPTED, CANCELLED) or folder.state()["state"] == "done":
         return code
+    if folder.claimant() is not None:  # another job's ranks have it
+        return code
     if folder.cancel_request() is not None:
         note_state(folder, "cancelled", "cancelled by its user")
         return CANCELLED

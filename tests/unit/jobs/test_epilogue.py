@@ -73,5 +73,11 @@ def test_cancelled_is_not_interrupted(stage: StageFolder) -> None:
     assert said(stage, 1)[:2] == (CANCELLED, "cancelled")
 
 
+def test_what_another_job_runs_is_left_to_it(stage: StageFolder) -> None:
+    stage.claim({"world": 1})
+    stage.write_state(state="running")
+    assert said(stage, 1) == (1, "running", "")
+
+
 def test_a_job_that_nobody_noted_is_left_alone(tmp_path: Path) -> None:
     assert conclude(Root(tmp_path), "99", 1) == 1
