@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, wait_until
 
-LONG = "stages.teacher.train.epochs=100"
+LONG = "stages.teacher.train.epochs=70"
 """Enough work to be disturbed in."""
 ENDLESS = "stages.teacher.train.epochs=2000"
 """More than is ever waited for: a wish to stop is seen within ten seconds of work."""
