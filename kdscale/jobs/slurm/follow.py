@@ -6,7 +6,7 @@ Whoever follows may leave at any time (Ctrl-C): jobs need nobody beside them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kdscale.errors import SubmissionError
@@ -66,20 +66,22 @@ class Follower:
         Raises:
             SubmissionError: the scheduler does not answer, or refuses.
         """
-        queue, jobs = look(), jobs_of_stages(self.submission.root)
+        jobs = jobs_of_stages(self.submission.root)  # before the queue: what others submit meanwhile is in neither
+        queue = look()
         ours = set(jobs.values())
         # where SLURM does not take out by itself what waits for what can no longer happen
-        never = [job.id for job in queue.jobs.values() if job.never and job.id in ours]
-        cancel_jobs(never)
+        never = {job.id for job in queue.jobs.values() if job.never and job.id in ours}
+        cancel_jobs(sorted(never))
         for stage in self.submission.plan.todo:
-            job = jobs.get(stage.digest)
-            if job is not None and job not in queue.jobs:
-                self._reconcile(stage, job, queue)
+            if stage.digest in jobs and jobs[stage.digest] not in queue.jobs:
+                self._reconcile(stage, jobs, queue)
         self._block()
-        self.submission.submit(Queue({k: job for k, job in queue.jobs.items() if k not in never}, queue.ended))
+        if self.submission.wanted({digest for digest, job in jobs.items() if job in queue.jobs.keys() - never}):
+            self.submission.submit()
 
-    def _reconcile(self, stage: PlannedStage, job: str, queue: Queue) -> None:
+    def _reconcile(self, stage: PlannedStage, jobs: Mapping[str, str], queue: Queue) -> None:
         """A stage whose job is gone, and that does not rest: what its ranks wrote tells why, else it was lost."""
+        job = jobs[stage.digest]
         folder = self._folder(stage)
         state = folder.state()
         if state["state"] in ("done", *NOT_AGAIN) or folder.claimant() is not None:
@@ -87,7 +89,7 @@ class Follower:
         folder.reconcile()
         if folder.cancel_request() is not None:
             note_state(folder, "cancelled", "cancelled by its user")
-        elif queue.ended.get(job) == "CANCELLED" and self._had_what_it_waits_for(stage, queue):
+        elif queue.ended.get(job) == "CANCELLED" and self._had_what_it_waits_for(stage, jobs, queue):
             note_state(
                 folder, "cancelled", f"job {job} was cancelled (scancel); give the same command to go on with it"
             )
@@ -111,9 +113,9 @@ class Follower:
         plan = self.submission.plan
         return all(self._state(plan.stages[parent]) == "done" for parent, _ in stage.parents.values())
 
-    def _had_what_it_waits_for(self, stage: PlannedStage, queue: Queue) -> bool:
+    def _had_what_it_waits_for(self, stage: PlannedStage, jobs: Mapping[str, str], queue: Queue) -> bool:
         """Whether SLURM had no reason of its own to take a waiting job out: its parents are done, or may yet be."""
-        plan, jobs = self.submission.plan, jobs_of_stages(self.submission.root)
+        plan = self.submission.plan
         parents = [parent for parent, _ in stage.parents.values()]
         return all(self._state(plan.stages[p]) == "done" or jobs.get(p) in queue.jobs for p in parents)
 

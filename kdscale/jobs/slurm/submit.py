@@ -23,7 +23,7 @@ from kdscale.jobs.retries import excluded_nodes, not_before
 from kdscale.jobs.slurm.groups import Again, Group, dependency, groups
 from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.profile import Profile
-from kdscale.jobs.slurm.queue import Queue, QueuedJob, array_limit, cancel_jobs, look, queued_jobs
+from kdscale.jobs.slurm.queue import QueuedJob, array_limit, cancel_jobs, queued_jobs
 from kdscale.jobs.slurm.sbatch import parameters, text
 from kdscale.jobs.slurm.snapshot import take_snapshot
 from kdscale.jobs.slurm.worker import run
@@ -53,13 +53,10 @@ class Submission:
     full: bool = False
     """Whether the site took no more at the last submission; said once, not at every look."""
 
-    def submit(self, queue: Queue | None = None) -> int:
+    def submit(self) -> int:
         """Submit what is neither done nor queued; returns how many stages that were.
 
         What is more than the site allows at once waits, and is submitted when this is called again.
-
-        Args:
-            queue: as it was a moment ago; asked for where none is given.
 
         Raises:
             SubmissionError: the scheduler refused, or does not answer; what was submitted before that stays.
@@ -67,9 +64,9 @@ class Submission:
         folder = self.root.path / "jobs"
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock", LOCK_S):
-            queued = (queue or look()).jobs
+            queued = queued_jobs()
             jobs = {d: job for d, job in jobs_of_stages(self.root).items() if job in queued and not queued[job].never}
-            wanted = [s for s in self.plan.todo if s.digest not in jobs and self._state(s) not in {"done", *NOT_AGAIN}]
+            wanted = self.wanted(jobs)
             if not wanted:
                 return 0
             done = frozenset(d for d, s in self.plan.stages.items() if s.reuse.done or self._state(s) == "done")
@@ -82,6 +79,10 @@ class Submission:
                 if self._may_run(group, jobs, done) and not self._submit_what_may(group, jobs, code):
                     break
             return sum(stage.digest in jobs for stage in wanted)
+
+    def wanted(self, jobs: Collection[str]) -> list[PlannedStage]:
+        """Stages to be submitted, given the digests of those that are jobs already."""
+        return [s for s in self.plan.todo if s.digest not in jobs and self._state(s) not in {"done", *NOT_AGAIN}]
 
     def _again(self, wanted: Sequence[PlannedStage]) -> dict[str, Again]:
         """What stages that failed in passing have to wait for, and where they are not to run."""

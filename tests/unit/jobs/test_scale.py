@@ -14,8 +14,12 @@ import yaml
 from kdscale import atomic
 from kdscale.config.load import load
 from kdscale.jobs.prepare import prepare_folders
+from kdscale.jobs.slurm import follow
+from kdscale.jobs.slurm.follow import Follower
+from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.profile import Profile
-from kdscale.jobs.slurm.submit import Submission, jobs_of_stages
+from kdscale.jobs.slurm.queue import Queue
+from kdscale.jobs.slurm.submit import Submission
 from kdscale.pipeline import dry_run
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.plan import make_plan
@@ -169,3 +173,24 @@ def test_what_a_full_queue_does_not_take_waits(plan: Planning, calls: Path, tmp_
     (tmp_path / "full").unlink()
     assert submission.submit() == FEW + 2
     assert submission.submit() == 0
+
+
+def test_what_another_launcher_submits_meanwhile_is_neither_lost_nor_submitted_again(
+    plan: Planning, calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its jobs are noted after the scheduler was asked, and so are missing from the answer."""
+    root, said = Root(tmp_path / "runs"), list[str]()
+    planned = plan(FEW, root)
+    prepare_folders(root, planned, retry_failed=False)
+    look = follow.look
+
+    def look_and_be_late() -> Queue:
+        answer = look()
+        Submission(root, planned, Profile(), lambda text: None).submit()
+        return answer
+
+    monkeypatch.setattr(follow, "look", look_and_be_late)
+    Follower(Submission(root, planned, Profile(), said.append)).look_after()
+    assert said == []
+    assert len(calls.read_text().splitlines()) == 3, "data, teacher, students"
+    assert {folder.state()["state"] for folder in root.stages()} == {"queued"}
