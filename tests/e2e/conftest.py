@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +17,12 @@ from kdscale.jobs.warm import WarmParent
 from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.plan import make_plan
 from kdscale.pipeline.planned import Plan
+from tests.small_sweep import SMALL_DATA, SMALL_TRAIN, untimed_metrics
 
 EXPERIMENT: dict[str, Any] = {
     "name": "small",
-    "data": {
-        "name": "synthetic", "augment": {"crop": 2, "flip": True}, "val_fraction": 0.1,
-        "options": {"train_rows": 720, "test_rows": 100, "size": 16},
-    },
-    "train": {
-        "epochs": 3, "batch_size": 32, "lr": 0.05, "log_every_steps": 4, "checkpoint_every_steps": 7,
-        "precision": "fp32",
-    },
+    "data": SMALL_DATA,
+    "train": SMALL_TRAIN,
     "engine": {"processes": 1},
     "stages": {
         "teacher": {
@@ -71,13 +65,7 @@ class Sandbox:
 
     def metrics(self, name: str) -> list[dict[str, Any]]:
         """Metrics without what the clock decides."""
-        file = self.folder(name).metrics
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        timed = ("time/", "train/images_per_s")
-        return [
-            {"step": line["step"], **{k: v for k, v in line["metrics"].items() if not k.startswith(timed)}}
-            for line in lines
-        ]
+        return untimed_metrics(self.folder(name))
 
     def last_step(self, name: str) -> int:
         return max((line["step"] for line in self.metrics(name)), default=0)

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from kdscale.pipeline.artifacts import Root, StageFolder
+from tests.small_sweep import SMALL_DATA, SMALL_TRAIN, untimed_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "slurm" / "local-cluster" / "cluster.sh"
@@ -28,14 +29,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 NET = {"model": "resnet_cifar", "depth": 8, "widths": [4, 8, 16]}
 EXPERIMENT: dict[str, Any] = {
     "name": "drill",
-    "data": {
-        "name": "synthetic", "augment": {"crop": 2, "flip": True}, "val_fraction": 0.1,
-        "options": {"train_rows": 720, "test_rows": 100, "size": 16},
-    },
-    "train": {
-        "epochs": 3, "batch_size": 32, "lr": 0.05, "log_every_steps": 4, "checkpoint_every_steps": 25,
-        "precision": "fp32",
-    },
+    "data": SMALL_DATA,
+    "train": SMALL_TRAIN | {"checkpoint_every_steps": 25},
     "tracking": {"uri": "off"},
     "stages": {
         "teacher": {"student": NET, "losses": [{"name": "ce"}]},
@@ -143,12 +138,7 @@ class Drill:
 
     def metrics(self, name: str) -> list[dict[str, Any]]:
         """Without what the clock decides."""
-        lines = [json.loads(line) for line in self.stage(name).metrics.read_text().splitlines()]
-        timed = ("time/", "train/images_per_s")
-        return [
-            {"step": line["step"], **{k: v for k, v in line["metrics"].items() if not k.startswith(timed)}}
-            for line in lines
-        ]
+        return untimed_metrics(self.stage(name))
 
     def jobs(self) -> list[dict[str, Any]]:
         notes = [json.loads(path.read_text()) for path in sorted((self.root / "jobs").glob("*.json"))]
@@ -162,6 +152,22 @@ class Drill:
     def reaches(self, name: str, step: int, within_s: float = 90.0) -> None:
         """Wait until a stage has trained so far."""
         wait_until(lambda: bool(self.stages(name)) and int(self.state(name)["step"]) >= step, within_s)
+
+
+def own_net(drill: Drill, made: str = "", forward: str = "") -> tuple[str, ...]:
+    """Overrides with which the teacher is a network of the user's own; what it does when it is made, and in a step."""
+    plugin = drill.config.parent / "own_net.py"
+    plugin.write_text(
+        "import errno, os, pathlib, socket, time\nfrom torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, classes):\n        super().__init__()\n        self.head = nn.Linear(256, classes)\n"
+        f"        {made}\n"
+        f"    def forward(self, x):\n        {forward}\n        return self.head(x.flatten(1))\n"
+    )
+    return (
+        f"plugins.path=[{plugin.parent}]",
+        "plugins.allow=[own_net]",
+        "stages.teacher.student={model: 'own_net:Net'}",
+    )
 
 
 def wait_until(true: Callable[[], bool], within_s: float) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, wait_until
+from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, own_net, wait_until
 
 LONG = "stages.teacher.train.epochs=70"
 """Enough work to be disturbed in."""
@@ -133,21 +133,6 @@ def test_two_launchers_submit_each_stage_once(drill: Make) -> None:
     wait_until(lambda: bool(box.stages("student")) and box.state("student")["state"] == "done", 120)
 
 
-def own_net(drill: Drill, forward: str = "") -> tuple[str, ...]:
-    """Overrides with which the teacher is a network of the user's own."""
-    plugin = drill.config.parent / "own_net.py"
-    plugin.write_text(
-        "import time\nfrom torch import nn\nclass Net(nn.Module):\n"
-        "    def __init__(self, classes):\n        super().__init__()\n        self.head = nn.Linear(256, classes)\n"
-        f"    def forward(self, x):\n        {forward}\n        return self.head(x.flatten(1))\n"
-    )
-    return (
-        f"plugins.path=[{plugin.parent}]",
-        "plugins.allow=[own_net]",
-        "stages.teacher.student={model: 'own_net:Net'}",
-    )
-
-
 def test_jobs_run_the_code_that_was_submitted(drill: Make) -> None:
     """And so an edit of a plug-in while they wait changes nothing."""
     box = drill()
@@ -177,7 +162,7 @@ def test_the_dry_run_prints_what_sbatch_would_get(drill: Make) -> None:
 def test_stages_longer_than_the_limit_go_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     """A limit of one minute, of which SLURM leaves less than half; the steps take 36 s on however fast a machine."""
     box = drill()
-    slow = ("train.epochs=60", ONLY_TEACHER, *own_net(box, "time.sleep(0.03 * self.training)"))
+    slow = ("train.epochs=60", ONLY_TEACHER, *own_net(box, forward="time.sleep(0.03 * self.training)"))
     box.sweep(*slow, "resources.time_min=1")
     assert len(box.state("teacher")["attempts"]) >= 2
     demand_equal(box, undisturbed(*slow), "teacher")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import Drill, Make, wait_until
+from tests.slurm.conftest import Drill, Make, own_net, wait_until
 from tests.slurm.test_cluster import ENDLESS, LONG, ONLY_TEACHER, TWO, demand_equal, job_of, shell
 
 MATRIX = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
@@ -36,16 +36,9 @@ def pids_of(drill: Drill, name: str) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def plugin(drill: Drill, source: str) -> list[str]:
+def plugin(drill: Drill, source: str) -> tuple[str, ...]:
     """Overrides with which the teacher is a network of the user's own, in whose making something may go wrong."""
-    own = drill.config.parent / "own_net.py"
-    own.write_text(
-        "import errno, os, pathlib, socket\nfrom torch import nn\nclass Net(nn.Module):\n"
-        "    def __init__(self, classes):\n        super().__init__()\n        self.head = nn.Linear(256, classes)\n"
-        f"        if 'SLURM_PROCID' in os.environ:\n            {source}\n"
-        "    def forward(self, x):\n        return self.head(x.flatten(1))\n"
-    )
-    return [f"plugins.path=[{own.parent}]", "plugins.allow=[own_net]", "stages.teacher.student={model: 'own_net:Net'}"]
+    return own_net(drill, made=f"if 'SLURM_PROCID' in os.environ:\n            {source}")
 
 
 def test_a_killed_rank_comes_back_by_itself(drill: Make, undisturbed: Callable[..., Drill]) -> None:

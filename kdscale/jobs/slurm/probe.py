@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from kdscale.jobs.slurm.groups import Group
 from kdscale.jobs.slurm.node import SHARED, look_around
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.jobs.slurm.queue import queued_jobs
-from kdscale.jobs.slurm.sbatch import parameters
+from kdscale.jobs.slurm.sbatch import hand_in, parameters
 from kdscale.pipeline.claims import locked
 from kdscale.pipeline.cost import Cost
 from kdscale.pipeline.planned import PlannedStage
@@ -102,10 +102,6 @@ class Probe:
             time.sleep(LOOK_EVERY_S)
 
     def _sbatch(self) -> str:
-        from submitit.core.utils import FailedJobError
-        from submitit.slurm.slurm import SlurmExecutor
-
-        logging.getLogger("submitit").setLevel(logging.ERROR)
         asks = ResourcesConfig(time_min=TIME_MIN, gpus_per_process=self.gpus, partition=self.partition)
         like = PlannedStage(
             "", "probe", "convert", {}, 0, "", Cost(), {"spec": {"resources": asks.model_dump(exclude_defaults=True)}}
@@ -113,13 +109,11 @@ class Probe:
         given = parameters(
             Group([like]), self.profile, name="kdscale-probe", waits_for=None, code=self.code, root=self.root
         )
+        logs = self.root / "jobs" / "slurm" / "%j"
         try:
-            executor = SlurmExecutor(folder=self.root / "jobs" / "slurm" / "%j")
-            executor.update_parameters(**given | {"time": TIME_MIN})
-            return str(executor.submit(look_around, str(self.asked)).job_id)
-        except (FailedJobError, RuntimeError, OSError) as error:
-            said = [line for line in str(error).splitlines() if "sbatch: error" in line]
-            raise SubmissionError(f"probe: sbatch refused it: {(said or [str(error)])[-1].strip()[:300]}") from None
+            return hand_in(given | {"time": TIME_MIN}, logs, [partial(look_around, str(self.asked))])[0]
+        except SubmissionError as error:
+            raise SubmissionError(f"probe: {error}") from None
 
     def _sight(self, found: Mapping[str, Any]) -> Sight:
         return Sight(self.job, str(found["node"]), [Finding(**finding) for finding in found["findings"]])

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdscale.config.sections import ResourcesConfig
+from kdscale.errors import SubmissionError
 from kdscale.jobs.slurm.groups import Group
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.pipeline.planned import PlannedStage
 
 __all__ = ["Layout", "caches_of_weights", "parameters", "text"]
 
+QUEUE_IS_FULL = re.compile(r"temporarily un|Submit\w*Limit|job queue full", re.IGNORECASE)
+"""What sbatch says above MaxJobCount, and above a user's or a QOS's MaxSubmitJobs."""
 SHORT_JOBS_KEEP = 0.2
 """Share of its time that a short job keeps for saving itself, where the profile's delay would be more."""
 
@@ -91,6 +96,28 @@ def caches_of_weights(root: Path) -> dict[str, str]:
     folder = root / "weights"
     chosen = {"TORCH_HOME": folder / "torch", "HF_HUB_CACHE": folder / "hub"}
     return {name: os.environ.get(name) or str(place.absolute()) for name, place in chosen.items()}
+
+
+def hand_in(given: Mapping[str, Any], logs: Path, calls: Sequence[Callable[[], Any]]) -> list[str]:
+    """Give one job, or an array, to sbatch by submitit; returns the job of each call. Raises: SubmissionError."""
+    from submitit.core.utils import FailedJobError
+    from submitit.slurm.slurm import SlurmExecutor
+
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    try:
+        executor = SlurmExecutor(folder=logs)
+        executor.update_parameters(**given)
+        with executor.batch():
+            made = [executor.submit(call) for call in calls]
+    except (FailedJobError, RuntimeError, OSError) as error:
+        raise SubmissionError(f"sbatch refused it: {_said(error)}") from None
+    return [str(job.job_id) for job in made]
+
+
+def _said(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if "sbatch: error" in line]
+    lines = [line for line in lines if QUEUE_IS_FULL.search(line)] or lines
+    return (lines[-1] if lines else str(error)).strip()[:300]
 
 
 def signal_delay_s(profile: Profile, time_min: int) -> int:

@@ -8,11 +8,10 @@ same command twice, submit each stage once.
 
 from __future__ import annotations
 
-import logging
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from kdscale.jobs.slurm.groups import Again, Group, dependency, groups
 from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.jobs.slurm.queue import QueuedJob, array_limit, cancel_jobs, queued_jobs
-from kdscale.jobs.slurm.sbatch import parameters, text
+from kdscale.jobs.slurm.sbatch import QUEUE_IS_FULL, hand_in, parameters, text
 from kdscale.jobs.slurm.snapshot import take_snapshot
 from kdscale.jobs.slurm.worker import run
 from kdscale.pipeline.artifacts import Root, StageFolder
@@ -38,8 +37,6 @@ NOT_AGAIN = frozenset({"failed", "cancelled", "blocked", "paused"})
 LOCK_S = 600.0
 CLUSTER_FILE = "cluster.json"
 """In a sweep's folder: the profile that its jobs were submitted with."""
-_QUEUE_IS_FULL = re.compile(r"temporarily un|Submit\w*Limit|job queue full", re.IGNORECASE)
-"""What sbatch says above MaxJobCount, and above a user's or a QOS's MaxSubmitJobs."""
 
 
 @dataclass
@@ -98,7 +95,7 @@ class Submission:
         try:
             self._submit(group, jobs, code)
         except SubmissionError as error:
-            if not _QUEUE_IS_FULL.search(str(error)):
+            if not QUEUE_IS_FULL.search(str(error)):
                 raise
             half, rest = group.halves()
             if half is not None:
@@ -118,10 +115,6 @@ class Submission:
         return all(parent in jobs or parent in done for parents in group.parents for parent in parents)
 
     def _submit(self, group: Group, jobs: dict[str, str], code: Path) -> None:
-        from submitit.core.utils import FailedJobError
-        from submitit.slurm.slurm import SlurmExecutor
-
-        logging.getLogger("submitit").setLevel(logging.ERROR)
         group.order_as(jobs)
         first, logs = group.stages[0], self.root.path / "jobs" / "slurm" / "%j"
         waits_for = dependency(group, jobs)
@@ -131,15 +124,12 @@ class Submission:
         )  # fmt: skip
         before = self._call_queued(group)
         try:
-            executor = SlurmExecutor(folder=logs)
-            executor.update_parameters(**given)
-            with executor.batch():
-                made = [executor.submit(run, str(self.root.path), stage.digest) for stage in group.stages]
-        except (FailedJobError, RuntimeError, OSError) as error:
+            made = hand_in(given, logs, [partial(run, str(self.root.path), stage.digest) for stage in group.stages])
+        except SubmissionError as error:
             for folder, state in before:
                 note_state(folder, state["state"], state["reason"])
-            raise SubmissionError(f"{first.name}: sbatch refused it: {_said(error)}") from None
-        ids = {stage.digest: str(job.job_id) for stage, job in zip(group.stages, made, strict=True)}
+            raise SubmissionError(f"{first.name}: {error}") from None
+        ids = {stage.digest: job for stage, job in zip(group.stages, made, strict=True)}
         jobs |= ids
         self._note(group, ids, waits_for)
         names = ", ".join(dict.fromkeys(stage.name for stage in group.stages))
@@ -205,9 +195,3 @@ def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
         listed = "\n".join(f"#   {names[stage.digest]}  {stage.name}-{stage.digest[:12]}" for stage in group.stages)
         made.append(f"{text(given, len(group.stages), root.path / 'jobs' / 'slurm' / '%j')}\n{listed}\n")
     return made
-
-
-def _said(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if "sbatch: error" in line]
-    lines = [line for line in lines if _QUEUE_IS_FULL.search(line)] or lines
-    return (lines[-1] if lines else str(error)).strip()[:300]

@@ -45,7 +45,7 @@ def run(root: str, digest: str) -> NoReturn:
     if folder is None:
         raise SystemExit(f"no stage {digest[:12]} under {root}: was it removed after the job was submitted?")
     meeting = meeting_file(folder.logs, job_id())
-    place = _call_in(meeting, folder) if rank == 0 else _wait_for(meeting)
+    place = _call_in(meeting, folder, world) if rank == 0 else _wait_for(meeting)
     os.environ.update(
         {
             "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
@@ -76,7 +76,7 @@ def _note(early: list[str], number: int, frame: FrameType | None) -> None:
 # ------------------------------------------------------------------------------- where ranks meet
 
 
-def _call_in(meeting: Path, folder: Any) -> dict[str, Any]:
+def _call_in(meeting: Path, folder: Any, world: int) -> dict[str, Any]:
     """Rank 0: find a free port, and write down where it is and which attempt this is."""
     from kdscale import atomic
     from kdscale.jobs.causes import forget_causes
@@ -85,7 +85,6 @@ def _call_in(meeting: Path, folder: Any) -> dict[str, Any]:
     folder.logs.mkdir(parents=True, exist_ok=True)
     for old in folder.logs.glob("meeting-*.json"):
         old.unlink(missing_ok=True)
-    world = int(os.environ.get("SLURM_NTASKS", "1"))
     forget_causes(folder.path, attempt, world)
     place = {"host": socket.gethostname(), "port": _free_port(), "attempt": attempt, "world": world}
     atomic.write_json(meeting, place)
