@@ -70,9 +70,14 @@ def best_on_test(group: Group) -> Interval | None:
 def same_network_alone(group: Group, groups: Sequence[Group]) -> Group | None:
     """The group of the same network that no teacher taught."""
     if group.sweep.teachers(group.stages[0]):
-        same = (g for g in groups if g.stages[0].model == group.stages[0].model)
+        same = (g for g in groups if _network(g) == _network(group))
         return next((g for g in same if not g.sweep.teachers(g.stages[0])), None)
     return None
+
+
+def _network(group: Group) -> tuple[object, ...]:
+    """What two groups of one network share; its name alone leaves out what is long, such as widths."""
+    return group.stages[0].model, group.stages[0].params, group.stages[0].flops
 
 
 def to_teacher(group: Group) -> str:

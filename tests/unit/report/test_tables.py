@@ -57,6 +57,16 @@ def test_gain_is_over_the_same_network_trained_alone(tmp_path: Path) -> None:
     assert gains[2].startswith("+")
 
 
+def test_a_network_of_other_widths_is_not_the_same(tmp_path: Path) -> None:
+    """The name in words leaves lists out: a teacher of ten times the size bore its student's name."""
+    student = FakeStage("student", "net", params=5_000, teachers={"t": "teacher"})
+    sweep = SweepRecord(write_sweep(tmp_path, "x", [FakeStage("teacher", "net", params=80_000), student]))
+
+    (grid,) = main_grids(sweep)
+
+    assert "gain" not in [c.name for c in grid.columns]
+
+
 def test_one_seed_has_no_interval_and_no_p(tmp_path: Path) -> None:
     (grid,) = main_grids(SweepRecord(bench(tmp_path, seeds=["0"])))
 
