@@ -106,6 +106,8 @@ class Batch:
     """Label of each sample's mixing partner; None without mixup or cutmix."""
     lam: Float[Tensor, "B"] | None = None
     """Share of `labels` in each mixed sample; the partner has 1 - lam."""
+    records: Mapping[str, UInt8[Tensor, "B R"]] = field(default_factory=dict)
+    """What caches hold of these rows in this view, by teacher: R bytes each."""
 
     def to(self, device: torch.device) -> Batch:
         """Copy the tensors to `device` without waiting."""
@@ -123,7 +125,7 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         old = {f.name: getattr(self, f.name) for f in fields(self)}
         new: dict[str, Any] = {k: change(v) for k, v in old.items() if isinstance(v, Tensor)}
-        return replace(self, **new)
+        return replace(self, records={k: change(v) for k, v in self.records.items()}, **new)
 
 
 # --------------------------------------------------------------------------- networks
@@ -190,6 +192,8 @@ class Loss(nn.Module):
     revision: ClassVar[int] = 1
     """Raised whenever the numbers of this loss change: it enters the digest of every stage that uses it."""
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"logits"})
+    reads: ClassVar[Literal["logits", "probabilities"]] = "logits"
+    """What it makes of the teacher's logits; `probabilities` at its temperature suffice for a cache of the largest."""
     needs_teacher: ClassVar[bool] = True
     per_sample: ClassVar[bool] = True
     relational: ClassVar[bool] = False
@@ -200,6 +204,11 @@ class Loss(nn.Module):
         super().__init__()
         self.config = config
         self.shapes = shapes
+
+    @classmethod
+    def temperatures(cls, config: Any) -> tuple[float, float]:
+        """At which it softens the teacher's logits, and the student's: its option `temperature`, else 1."""
+        return (float(getattr(config, "temperature", 1.0)),) * 2
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """Return the loss, (B,) or (); computed in fp32 whatever the autocast."""
@@ -213,6 +222,7 @@ class Modifier(nn.Module):
         """Options, with the defaults of the source."""
 
     revision: ClassVar[int] = 1
+    reads: ClassVar[Literal["logits", "probabilities", "nothing"]] = "nothing"
     normalise: ClassVar[Literal["batch", "selected"]] = "batch"
 
     def __init__(self, config: Any, shapes: Shapes) -> None:
@@ -242,6 +252,8 @@ class Term:
     student_taps: Sequence[int] = ()
     """Which of the student's features this term sees, in order."""
     teacher_taps: Sequence[int] = ()
+    temperatures: tuple[float, float] = (1.0, 1.0)
+    """At which it softens the teacher's logits, and the student's."""
 
 
 class Weighted(NamedTuple):

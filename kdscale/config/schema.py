@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from kdscale.config.sections import (
     AugmentConfig,
+    CacheConfig,
     DataConfig,
     EngineConfig,
     LimitsConfig,
@@ -28,6 +29,7 @@ from kdscale.config.sections import (
 
 __all__ = [
     "AugmentConfig",
+    "CacheConfig",
     "DataConfig",
     "EngineConfig",
     "Expectation",
@@ -89,7 +91,7 @@ class TeacherRef(Model):
     """A finished stage that answers each batch."""
 
     from_: str = Field(alias="from", description="STAGE or STAGE@last|best|epoch:n|acc:x")
-    cache: dict[str, Any] | None = None
+    cache: CacheConfig | None = Field(None, description="answers from disk instead of a live network")
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 
 __all__ = [
     "AugmentConfig",
+    "CacheConfig",
     "DataConfig",
     "EngineConfig",
     "Jitter",
@@ -104,6 +105,44 @@ class DataConfig(Model):
         if value is not None and not value.startswith(("/", "$", "~")):
             raise ValueError("a folder of the node: an absolute path, or one that begins with a variable")
         return value
+
+
+# --------------------------------------------------------------------------- teacher cache
+
+
+class CacheConfig(Model):
+    """A teacher's answers kept on disk: computed once for each row and view, read by every student that may."""
+
+    views: PositiveInt = Field(8, description="views of each row; in epoch e the student sees view e mod views")
+    record: Literal["auto", "dense", "dense_fp32", "topk"] = Field(
+        "auto", description="what is kept of an answer; auto: dense (fp16) up to 256 classes, topk above"
+    )
+    k: PositiveInt = Field(16, description="topk: the largest logits that are kept")
+    residual: Literal["auto", "uniform", "ghost", "to_target", "sampled", "renorm"] = Field(
+        "auto", description="topk: where the other classes' probability goes; auto: uniform up to 65,536 classes"
+    )
+    draws: PositiveInt = Field(16, description="sampled: classes drawn from those that are not kept")
+    pooled: bool = Field(False, description="keep the teacher's pooled features too, for terms that tap `pooled`")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="the teacher's; auto: train's")
+    fold: bool = Field(True, description="fold the teacher's BatchNorm into its convolutions")
+    block_rows: PositiveInt = Field(512, multiple_of=16, description="records that are computed and committed at once")
+    fill: Literal["stage", "on_use"] = outside(
+        "stage", description="stage: by a stage of its own; on_use: by the student's processes, a view before its epoch"
+    )
+    parts: PositiveInt = outside(1, description="fill stages that share the work, an array on a cluster")
+    shard_mb: PositiveInt = outside(1024, description="size of the files it lies in")
+
+    @model_validator(mode="after")
+    def _nothing_is_said_in_vain(self) -> CacheConfig:
+        said = self.model_fields_set
+        if self.record in ("dense", "dense_fp32") and said & {"k", "residual", "draws"}:
+            key = sorted(said & {"k", "residual", "draws"})[0]
+            raise ValueError(f"{key} is for record: topk; {self.record} keeps every logit")
+        if "draws" in said and self.residual in ("uniform", "ghost", "to_target", "renorm"):
+            raise ValueError(f"draws is for residual: sampled, not {self.residual}")
+        if self.fill == "on_use" and self.parts > 1:
+            raise ValueError("parts is for fill: stage; with on_use the student's processes fill")
+        return self
 
 
 # --------------------------------------------------------------------------- training

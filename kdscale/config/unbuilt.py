@@ -13,7 +13,6 @@ __all__ = ["refuse_what_is_not_built"]
 _STAGE = r"stages\.[^.]+"
 _NOT_BUILT: list[tuple[str, tuple[Any, ...], str]] = [
     # key pattern, values that are built, what to say
-    (rf"{_STAGE}\.teachers\.[^.]+\.cache", (None,), "the teacher cache is not built yet; leave it out"),
     (r"(stages\.)?(chain|dense|grow|rounds)", (), "macros are not built yet; write the stages out"),
     (rf"{_STAGE}\.export", (None,), "exports are not built yet; leave it out"),
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdscale.api import Batch
-from kdscale.config.schema import DataConfig
+from kdscale.api import Batch, DatasetInfo
+from kdscale.config.schema import AugmentConfig, DataConfig
+from kdscale.data.convert import stored_side
 from kdscale.data.order import epoch_order, rank_rows
 from kdscale.data.split import carve, test_rows
 from kdscale.data.store import Kind, SplitName, Store
@@ -33,7 +35,7 @@ from kdscale.data.views import (
 )
 from kdscale.errors import ConfigError, DataError
 
-__all__ = ["EvalLoader", "TrainLoader", "resolve_loader", "view_scheme"]
+__all__ = ["EvalLoader", "TrainLoader", "TrainViews", "resolve_loader", "view_scheme"]
 
 
 Views = tuple[Bytes, dict[str, Tensor]]
@@ -45,6 +47,54 @@ class Reader(Protocol):
     """Reads views of rows of one split, in any order."""
 
     def read(self, rows: Rows, batch_size: int, views: ViewFunction) -> Generator[Bytes, None, None]: ...
+
+
+class TrainViews:
+    """Augmented views of any training rows in any order: what batches, and a teacher's cache, are made of.
+
+    Args:
+        store: converted data.
+        data: the stage's data section.
+        workers: threads that make views.
+    """
+
+    def __init__(self, store: Store, data: DataConfig, workers: int = 1) -> None:
+        self.scheme = ViewScheme.of(data, store.info)
+        self.labels = store.labels("train")
+        """(N,) of the full train set."""
+        self.rows = carve(self.labels, data).train
+        """Row numbers that train, ascending."""
+        self._store, self._workers = store, workers
+
+    def batches(self, rows: Sequence[Rows], view: int) -> Generator[Batch, None, None]:
+        """Yield view `view` of each list of rows; the lists are of one length, the last may be shorter.
+
+        Each batch has memory of its own. Closing the generator, at any point, ends what it started.
+        """
+        if not rows:
+            return
+        with closing(self._mixed(rows, view) if self.scheme.augment.mixes else self._plain(rows, view)) as views:
+            for mine, (images, mixed) in zip(rows, views, strict=True):
+                labels = torch.from_numpy(self.labels[mine])
+                yield Batch(_tensor(images), labels, torch.from_numpy(mine), view, **mixed)
+
+    def _plain(self, rows: Sequence[Rows], view: int) -> Generator[Views, None, None]:
+        with closing(self._read(rows, view)) as views:
+            for images in views:
+                yield images, {}
+
+    def _mixed(self, rows: Sequence[Rows], view: int) -> Generator[Views, None, None]:
+        """As `_plain`, while a second reader runs over the partners."""
+        theirs = [partner_rows(mine, view, self.scheme, self.rows) for mine in rows]
+        with closing(self._read(rows, view)) as views, closing(self._read(theirs, view)) as others:
+            for mine, partners in zip(rows, theirs, strict=True):
+                images = next(views)
+                lam = mix(images, next(others), mine, view, self.scheme)
+                yield images, {"labels_b": torch.from_numpy(self.labels[partners]), "lam": torch.from_numpy(lam)}
+
+    def _read(self, batches: Sequence[Rows], view: int) -> Generator[Bytes, None, None]:
+        views = partial(make_views, view=view, scheme=self.scheme)
+        return _reader(self._store, "train", self._workers).read(np.concatenate(batches), len(batches[0]), views)
 
 
 class TrainLoader:
@@ -72,14 +122,11 @@ class TrainLoader:
             raise ConfigError(f"train.batch_size: {batch_size} cannot be divided among {world} processes")
         self.data = data
         self.channels = store.info.channels
-        self.scheme = ViewScheme.of(data, store.info)
-        self._store, self._workers = store, workers
-        self._labels = store.labels("train")
-        self._rows = carve(self._labels, data).train
+        self.views = TrainViews(store, data, workers)
         self._batch_size, self._seed, self._rank, self._world = batch_size, seed, rank, world
-        self._views = views
+        self._many = views
         self._open: WeakSet[Generator[Batch, None, None]] = WeakSet()
-        self.samples = len(self._rows)
+        self.samples = len(self.views.rows)
         """Rows that train, over all ranks."""
         self.steps_per_epoch = self.samples // batch_size
         if not self.steps_per_epoch:
@@ -87,6 +134,10 @@ class TrainLoader:
                 f"train.batch_size: {batch_size} is more than the {self.samples} rows that train: "
                 "lower it, or raise data.limit"
             )
+
+    def view_of(self, epoch: int) -> int:
+        """Number of the view that an epoch shows."""
+        return epoch % self._many if self._many else epoch
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield this rank's batches of one epoch, from batch `start` on.
@@ -103,36 +154,12 @@ class TrainLoader:
             batches.close()
 
     def _epoch(self, epoch: int, start: int) -> Generator[Batch, None, None]:
-        order = epoch_order(self._rows, self._seed, epoch)
-        view = epoch % self._views if self._views else epoch
+        order = epoch_order(self.views.rows, self._seed, epoch)
         steps = range(start, self.steps_per_epoch)
         mine = [rank_rows(order, step, self._batch_size, self._rank, self._world) for step in steps]
-        if not mine:
-            return
-        with closing(self._mixed(mine, view) if self.scheme.augment.mixes else self._plain(mine, view)) as views:
-            for step, rows in zip(steps, mine, strict=True):
-                images, mixed = next(views)
-                labels = torch.from_numpy(self._labels[rows])
-                at = epoch * self.steps_per_epoch + step
-                yield Batch(_tensor(images), labels, torch.from_numpy(rows), view, at, **mixed)
-
-    def _plain(self, mine: list[Rows], view: int) -> Generator[Views, None, None]:
-        with closing(self._read(mine, view)) as views:
-            for images in views:
-                yield images, {}
-
-    def _mixed(self, mine: list[Rows], view: int) -> Generator[Views, None, None]:
-        """As `_plain`, while a second reader runs over the partners."""
-        theirs = [partner_rows(rows, view, self.scheme, self._rows) for rows in mine]
-        with closing(self._read(mine, view)) as views, closing(self._read(theirs, view)) as others:
-            for rows, partners in zip(mine, theirs, strict=True):
-                images = next(views)
-                lam = mix(images, next(others), rows, view, self.scheme)
-                yield images, {"labels_b": torch.from_numpy(self._labels[partners]), "lam": torch.from_numpy(lam)}
-
-    def _read(self, batches: list[Rows], view: int) -> Generator[Bytes, None, None]:
-        views = partial(make_views, view=view, scheme=self.scheme)
-        return _reader(self._store, "train", self._workers).read(np.concatenate(batches), len(batches[0]), views)
+        with closing(self.views.batches(mine, self.view_of(epoch))) as batches:
+            for step, batch in zip(steps, batches, strict=True):
+                yield replace(batch, step=epoch * self.steps_per_epoch + step)
 
 
 class EvalLoader:
@@ -241,17 +268,17 @@ def ffcv_problem() -> str | None:
     return "its compiled part is missing"
 
 
-def view_scheme(data: DataConfig) -> dict[str, Any]:
-    """What decides the pixels of training views, for digests of caches.
+def view_scheme(data: DataConfig, info: DatasetInfo) -> dict[str, Any]:
+    """What decides the pixels of training views of a data set, for digests of caches.
 
     Raw data gives the same pixels on both loaders; JPEG decoders differ by rounding.
     """
     scheme: dict[str, Any] = {
         "revision": VIEWS_REVISION,
-        "size": data.size,
-        "store_size": data.store_size,
-        "view_seed": data.view_seed,
-        "augment": data.augment.model_dump(mode="json"),
+        "size": data.size or info.size,
+        "store_size": stored_side(info, data),
+        "view_seed": data.view_seed if data.augment != AugmentConfig() else 0,
+        "augment": data.augment.model_dump(mode="json", exclude_defaults=True),
     }
     if data.store == "jpeg":
         scheme["decoder"] = {"ffcv": "turbojpeg", "torch": "pillow"}[resolve_loader(data)]

@@ -14,6 +14,7 @@ from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.machine import threads_of
 from kdscale.pipeline.planned import Plan, PlannedStage
 from kdscale.train.convert import run_conversion
+from kdscale.train.fill_cache import run_fill
 from kdscale.train.stage import run_stage
 from kdscale.train.stop import Stop
 
@@ -57,6 +58,8 @@ def run_one(root: Root, stage: PlannedStage, stop: Stop) -> str:
     try:
         if stage.kind == "convert":
             outcome = "done" if run_conversion(root.path, stage.digest, stop) else "interrupted"
+        elif stage.kind == "fill":
+            outcome = "done" if run_fill(root.path, stage.digest, stop) else "interrupted"
         else:
             outcome = run_stage(root.path, stage.digest, stop)
     except StageHeld:

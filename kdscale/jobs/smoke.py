@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -40,7 +41,7 @@ def _distinct(plan: Plan) -> list[PlannedStage]:
     """One stage of each kind (seeds and rates do not make a kind), and everything that it takes from."""
     chosen: dict[str, PlannedStage] = {}
     seen: set[str] = set()
-    for stage in plan.stages.values():
+    for stage in (stage for stage in plan.stages.values() if stage.kind != "fill"):
         spec = stage.definition["spec"]
         kind = str([spec.get(k) for k in ("student", "passes", "strategy", "options")]) + stage.kind + stage.model
         if kind not in seen:
@@ -50,8 +51,10 @@ def _distinct(plan: Plan) -> list[PlannedStage]:
 
 
 def _with_parents(plan: Plan, stage: PlannedStage, chosen: dict[str, PlannedStage]) -> None:
+    """What a stage takes from, then itself; caches are filled by those that read them."""
     for digest, _ in stage.parents.values():
-        _with_parents(plan, plan.stages[digest], chosen)
+        if plan.stages[digest].kind != "fill":
+            _with_parents(plan, plan.stages[digest], chosen)
     chosen.setdefault(stage.digest, stage)
 
 
@@ -85,7 +88,15 @@ def _shortened(stage: PlannedStage) -> PlannedStage:
     spec |= {"train": train, "data": data, "expect": None}
     keep = [k for k in stage.definition.get("keep", []) if not k.startswith(("epoch:", "acc:"))]
     parents = {role: {**parent, "selector": "last"} for role, parent in stage.definition["parents"].items()}
-    return replace(stage, definition=stage.definition | {"spec": spec, "keep": keep, "parents": parents})
+    caches = {role: _small(cache["need"], rows) for role, cache in stage.definition.get("caches", {}).items()}
+    changes = {"spec": spec, "keep": keep, "parents": parents, "caches": caches}
+    return replace(stage, definition=stage.definition | changes)
+
+
+def _small(need: dict[str, Any], rows: int) -> dict[str, Any]:
+    """A cache of the few rows of one student, in which it fills one view itself."""
+    data = need["data"] | {"split": need["data"]["split"] | {"limit": rows}}
+    return {"need": need | {"data": data, "selector": "last", "views": 1}, "filled_by": []}
 
 
 def _only(stage: PlannedStage) -> Plan:

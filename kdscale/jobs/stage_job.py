@@ -88,19 +88,34 @@ def _run(root: Path, digest: str, watch: Callable[[Any], None]) -> int:
     folder = Root.find(root).stage(digest)
     if folder is not None:
         _guard(folder.logs, stop)
-    if folder is not None and folder.definition()["kind"] == "convert":
-        from kdscale.train.convert import run_conversion
-
-        done = run_conversion(root, digest, stop)
-    else:
-        from kdscale.train.stage import run_stage
-
+    kind = folder.definition()["kind"] if folder is not None else "train"
+    if kind != "convert":
         ranks.join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        done = run_stage(root, digest, stop) == "done"
-    if done:
+    if _RUNNERS[kind](root, digest, stop):
         return DONE
     cancelled = folder is not None and folder.cancel_request() is not None
     return CANCELLED if cancelled else INTERRUPTED
+
+
+def _convert(root: Path, digest: str, stop: Any) -> bool:
+    from kdscale.train.convert import run_conversion
+
+    return run_conversion(root, digest, stop)
+
+
+def _fill(root: Path, digest: str, stop: Any) -> bool:
+    from kdscale.train.fill_cache import run_fill
+
+    return run_fill(root, digest, stop)
+
+
+def _train(root: Path, digest: str, stop: Any) -> bool:
+    from kdscale.train.stage import run_stage
+
+    return run_stage(root, digest, stop) == "done"
+
+
+_RUNNERS: dict[str, Callable[[Path, str, Any], bool]] = {"convert": _convert, "fill": _fill, "train": _train}
 
 
 def _guard(logs: Path, stop: Any) -> None:

@@ -136,7 +136,7 @@ def _import_everything() -> None:
 
 
 def _import_stages() -> None:
-    for name in ("torch", "numba", "safetensors.torch", "kdscale.train.stage", "kdscale.train.convert"):
+    for name in ("torch", "numba", "safetensors.torch", "kdscale.train.stage", "kdscale.train.fill_cache"):
         importlib.import_module(name)
 
 

@@ -150,9 +150,13 @@ def _table(stages: list[StageView], width: int) -> Table:
     return table
 
 
+_UNITS = {"convert": " rows", "fill": " blocks"}
+"""What stages count that do not count steps."""
+
+
 def _cells(stage: StageView) -> dict[str, ProgressBar | str]:
     evaluates, left = stage.status == "evaluating", stage.seconds_left()
-    unit = " rows" if stage.entry.get("kind") == "convert" else ""
+    unit = _UNITS.get(stage.entry.get("kind", "train"), "")
     return {
         "bar": ProgressBar(total=stage.steps or None, completed=stage.step, width=BAR, pulse=not stage.steps),
         "steps": f"{stage.step:,}/{stage.steps:,}{unit}",
@@ -169,7 +173,7 @@ def _line(stage: StageView) -> str:
     cells = _cells(stage)
     counted = str(cells["steps"])
     parts = [stage.short, "" if stage.status == "running" else stage.status]
-    parts.append(counted if counted.endswith("rows") else f"step {counted}")
+    parts.append(counted if stage.entry.get("kind") in _UNITS else f"step {counted}")
     parts += [f"{column} {cells[column]}" for column in ("epoch", "loss", "val top-1") if cells[column]]
     left = stage.seconds_left()
     parts += [f"{cells['img/s']} img/s" if cells["img/s"] else "", "" if left is None else f"{duration(left)} left"]

@@ -34,13 +34,19 @@ class SoftTargets(Loss):
         temper_student: bool = Field(True, description="false: only the teacher is softened, without temperature²")
 
     config: Config
+    reads = "probabilities"
+
+    @classmethod
+    def temperatures(cls, config: Config) -> tuple[float, float]:
+        """Without `temper_student` the student's logits stay as they are."""
+        return config.temperature, config.temperature if config.temper_student else 1.0
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the divergence of each sample, in nats. Raises: ShapeError."""
         if teacher is None or teacher.logits.shape != student.logits.shape:
             raise ShapeError(_mismatch(student, teacher))
-        own = self.config.temperature if self.config.temper_student else 1.0
-        values = soft_targets(student.logits, teacher.logits, own, self.config.temperature, self.config.form)
+        softer, own = self.temperatures(self.config)
+        values = soft_targets(student.logits, teacher.logits, own, softer, self.config.form)
         return values / student.logits.shape[1] if self.config.reduction == "elementmean" else values
 
 

@@ -2,6 +2,7 @@
 
     runs/sweeps/<name>-<digest8>/    sweep.yaml  plan.json  launcher.json (while a launcher lives)
     runs/stages/<name>-<digest12>/   see stage_folder.py
+    runs/caches/<digest12>/          see cache/folder.py
 
 Roots named in `$KDSCALE_REUSE` are searched after the own one; they are read, never written.
 """
@@ -13,13 +14,15 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kdscale import atomic
-from kdscale.errors import ConfigError, StageError
+from kdscale.cache.folder import CacheFolder
+from kdscale.cache.manifest import Manifest, difference, digest_of
+from kdscale.errors import CacheError, CacheMiss, CacheStale, ConfigError, StageError
 from kdscale.pipeline.claims import Claim, holder_of, lock_of, locked
 from kdscale.pipeline.new_stage import NewStage, lay_out
 from kdscale.pipeline.stage_folder import AT_REST, UNDER_WAY, StageFolder
@@ -128,6 +131,48 @@ class Root:
             names.list()
         found = {d: self._chosen({r: names.seen(d) for r, names in self._names.items()}) for d in digests}
         return {digest: folder for digest, folder in found.items() if folder is not None}
+
+    @property
+    def caches(self) -> Path:
+        """Where teacher caches are made."""
+        return self.path / "caches"
+
+    def cache(self, identity: Mapping[str, Any]) -> CacheFolder | None:
+        """The teacher cache that was made from just this, with the most records; the own root's among equals.
+
+        Raises:
+            CacheStale, CacheCorrupt: what lies in its place is another, or damaged.
+        """
+        name = digest_of(identity)[:12]
+        places = [(root / "caches" / name, root == self.path) for root in self._names]
+        found = [CacheFolder.open(path, identity, writable=own) for path, own in places if path.is_dir()]
+        return max(found, key=lambda cache: cache.manifest.blocks - len(cache.missing()), default=None)
+
+    def needed_cache(self, identity: Mapping[str, Any]) -> CacheFolder:
+        """The same, where there must be one.
+
+        Raises:
+            CacheStale: there is none, but one that the same teacher was asked for, which differs.
+            CacheMiss: there is none at all.
+        """
+        found = self.cache(identity)
+        if found is not None:
+            return found
+        mend = "give the sweep's command again, which fills it"
+        for other in self.manifests():
+            if other.identity["teacher"]["stage"] == identity["teacher"]["stage"]:
+                differs = "\n  ".join(difference(identity, other.identity))
+                raise CacheStale(f"{self.caches} has no such cache; {other.digest[:12]} differs in\n  {differs}\n{mend}")
+        raise CacheMiss(f"{self.caches} has no cache {digest_of(identity)[:12]}: {mend}")
+
+    def manifests(self) -> list[Manifest]:
+        """Of all teacher caches that can be read."""
+        found = []
+        for root in self._names:
+            for path in visible_folders(root / "caches"):
+                with suppress(CacheError):
+                    found.append(CacheFolder.open(path).manifest)
+        return found
 
     def create_stage(self, name: str, digest: str) -> StageFolder:
         """Make the stage's folder in this root, unless its digest has one: the first name stays.

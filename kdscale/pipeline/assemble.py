@@ -21,7 +21,7 @@ from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate
 
-__all__ = ["Assembled", "Parent", "assemble", "dry_backward", "freeze", "image_size", "plugin_config"]
+__all__ = ["Assembled", "Parent", "assemble", "dry_backward", "freeze", "image_size", "plugin_config", "teacher_network"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def assemble(
     every = [term for terms in spec.passes.values() for term in terms]
     wanted = _wanted_taps(every, only=next(iter(parents)) if len(parents) == 1 else None)
     network = build_network(spec.student, info, size, taps=wanted[None], seed=spec.seed, plugins=spec.plugins)
-    teachers = {name: _teacher_network(parent, info, size, wanted.get(name, [])) for name, parent in parents.items()}
+    teachers = {name: teacher_network(parent, info, size, wanted.get(name, [])) for name, parent in parents.items()}
     shapes = {name: net.tap_shapes(size) for name, net in teachers.items()}
     student_shapes = network.tap_shapes(size)
     seen = _Seen(spec, info, wanted, student_shapes, shapes, teachers, total_steps, train_rows)
@@ -195,8 +195,8 @@ def _wanted_taps(terms: Sequence[TermConfig], only: str | None) -> dict[str | No
     return wanted
 
 
-def _teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence[str]) -> Network:
-    """A producer's network: built for the data that it knows, shown this stage's views."""
+def teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence[str]) -> Network:
+    """A producer's network: built for the data that it knows, shown a stage's views of `size` pixels a side."""
     spec = parent.spec
     return build_network(
         spec.student, parent.info, image_size(spec, parent.info), taps=taps, seed=spec.seed, snapshot=parent.weights,
@@ -230,7 +230,7 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
         loss = cls(config, shapes)
         modifiers = [_modifier(m, shapes, where) for m in term.modifiers]
     weight = weight_schedule(term.weight, seen.total_steps)
-    return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at)
+    return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at, cls.temperatures(config))
 
 
 def _refuse_accumulation(spec: StageSpec, passes: Mapping[str, Sequence[Term]], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 from kdscale.nn.network import Network
 
-__all__ = ["Cost", "conversion_cost", "forward_flops", "training_cost", "training_rows"]
+__all__ = ["Cost", "conversion_cost", "fill_cost", "forward_flops", "training_cost", "training_rows"]
 
 FLOAT_BYTES = 4
 CHECKPOINT_FILES = 5
@@ -34,6 +35,8 @@ class Cost:
     """Forward, one image, of all teachers together."""
     train_flops: int = 0
     """Whole stage: three forwards' worth a student image (forward, two in backward), one a teacher image."""
+    saved_flops: int = 0
+    """Of teachers that a cache answers for, which a live one would have taken on top."""
     bytes: int = 0
     """On disk, at the largest."""
     inodes: int = 0
@@ -85,7 +88,9 @@ def training_rows(spec: StageSpec, info: DatasetInfo) -> int:
     return min(left, spec.data.limit or left)
 
 
-def training_cost(spec: StageSpec, info: DatasetInfo, params: int, flops: int, teacher_flops: int, kept: int) -> Cost:
+def training_cost(
+    spec: StageSpec, info: DatasetInfo, params: int, flops: int, teacher_flops: Mapping[str, int], kept: int
+) -> Cost:  # fmt: skip
     """Cost of a training stage.
 
     Args:
@@ -93,10 +98,12 @@ def training_cost(spec: StageSpec, info: DatasetInfo, params: int, flops: int, t
         info: its data.
         params: of the student.
         flops: forward of the student, one image.
-        teacher_flops: forward of its teachers, one image.
+        teacher_flops: forward of each of its teachers, one image.
         kept: snapshots that will be kept.
     """
     train = spec.train
+    live = sum(count for role, count in teacher_flops.items() if spec.teachers[role].cache is None)
+    cached = sum(teacher_flops.values()) - live
     steps = train.epochs * (training_rows(spec, info) // train.batch_size)
     held = 1 + (1 if train.optimizer == "sgd" else 2) + (1 if train.ema else 0)
     checkpoints = (train.keep_checkpoints + 1) * held * params * FLOAT_BYTES if train.epochs else 0
@@ -105,10 +112,34 @@ def training_cost(spec: StageSpec, info: DatasetInfo, params: int, flops: int, t
         epochs=train.epochs,
         params=params,
         flops=flops,
-        teacher_flops=teacher_flops,
-        train_flops=steps * train.batch_size * (3 * flops + teacher_flops),
+        teacher_flops=live + cached,
+        train_flops=steps * train.batch_size * (3 * flops + live),
+        saved_flops=steps * train.batch_size * cached,
         bytes=checkpoints + kept * params * FLOAT_BYTES,
         inodes=STAGE_FILES + kept * SNAPSHOT_FILES + (train.keep_checkpoints + 1) * CHECKPOINT_FILES,
+    )
+
+
+def fill_cost(  # noqa: PLR0913
+    rows: int, views: int, block_rows: int, record_bytes: int, teacher_flops: int, parts: int
+) -> Cost:
+    """Cost of filling one of the equal parts of a teacher's cache; its steps are blocks.
+
+    Args:
+        rows: of a view.
+        views: of each row.
+        block_rows: records computed at once.
+        record_bytes: of one record.
+        teacher_flops: forward of the teacher, one image.
+        parts: how many stages share the work.
+    """
+    blocks = -(-rows // block_rows) * views
+    return Cost(
+        steps=-(-blocks // parts),
+        flops=teacher_flops,
+        train_flops=blocks * block_rows * teacher_flops // parts,
+        bytes=(blocks * (block_rows * record_bytes + 16) + 8 * rows) // parts,
+        inodes=STAGE_FILES + 4,
     )
 
 

@@ -23,7 +23,8 @@ class DryRun:
     params: int
     flops: int
     """Forward, one image, of the student."""
-    teacher_flops: int
+    teacher_flops: dict[str, int]
+    """Of each teacher."""
     frozen: list[str]
     """Parameters that no term reaches."""
     model: str
@@ -65,7 +66,7 @@ def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent]) ->
     return DryRun(
         params=sum(p.numel() for p in assembled.network.model.parameters()),
         flops=forward_flops(assembled.network, info, size),
-        teacher_flops=sum(forward_flops(teacher, info, size) for teacher in assembled.teachers.values()),
+        teacher_flops={name: forward_flops(teacher, info, size) for name, teacher in assembled.teachers.items()},
         frozen=frozen,
         model=phrase(spec),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from kdscale import plugins
@@ -20,13 +20,15 @@ from kdscale.errors import ConfigError
 from kdscale.nn.build import own_input
 from kdscale.nn.weights import file_weights_hash
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.assemble import Parent
+from kdscale.pipeline.assemble import Parent, image_size, teacher_network
+from kdscale.pipeline.caching import need_of, refuse_what_the_cache_cannot_give, resolve_caches
 from kdscale.pipeline.cost import conversion_cost, training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
 from kdscale.pipeline.engine_limits import refuse_what_the_engine_cannot_run
+from kdscale.pipeline.fill_stages import Reading, with_fills
 from kdscale.pipeline.machine import Site, best_precision, processes_of
 from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial
-from kdscale.pipeline.references import in_order, parents_first, parents_of
+from kdscale.pipeline.references import in_depth, in_order, parents_first, parents_of
 from kdscale.pipeline.reuse import judge
 
 __all__ = ["Plan", "PlannedStage", "PlannedTrial", "make_plan"]
@@ -86,6 +88,7 @@ class _Planner:
         self._by_digest: dict[str, StageSpec] = {}
         self._precision: str | None = None
         self._hashes: dict[tuple[str, str | None], str] = {}
+        self._readings: list[Reading] = []
 
     def trial(self, trial: Trial) -> PlannedTrial:
         specs = resolve_stages(trial)
@@ -102,6 +105,8 @@ class _Planner:
         if key in self._specs:
             return self._specs[key][0]
         _, info, fingerprint = self._dataset(spec.data)
+        spec = resolve_caches(spec, info)
+        refuse_what_the_cache_cannot_give(spec)
         digest = stage_digest(
             spec, parents=parents, fingerprint=_data_identity(spec.data, fingerprint), revisions=_revisions(spec)
         )
@@ -112,6 +117,7 @@ class _Planner:
             self._by_digest[digest] = spec
             store = self._conversion(spec, info, fingerprint)
             self._stages[digest] = self._planned(spec, digest, parents, store, info, fingerprint)
+            self._readings += self._reads(spec, digest, parents, info, fingerprint)
             self._keep.setdefault(digest, set()).update({"last"} | ({"best"} if _validates(spec) else set()))
         self._specs[key] = (digest, {})
         return digest
@@ -137,9 +143,29 @@ class _Planner:
             },
             "frozen": dry.frozen, "model": dry.model, "cost": cost.document(),
         }  # fmt: skip
-        depth = 1 + max([self._stages[d].depth for d, _ in parents.values()] + [self._stages[store].depth])
         everyone = parents | {"data": (store, "store")}
-        return PlannedStage(digest, spec.name, "train", everyone, depth, dry.model, cost, definition)
+        return PlannedStage(digest, spec.name, "train", everyone, 0, dry.model, cost, definition)
+
+    def _reads(
+        self, spec: StageSpec, digest: str, parents: Mapping[str, tuple[str, str]], info: DatasetInfo, fingerprint: str
+    ) -> Iterator[Reading]:
+        """The caches that a student reads."""
+        data = _data_identity(spec.data, fingerprint)
+        for role, cache in ((role, ref.cache) for role, ref in spec.teachers.items()):
+            if cache is not None:
+                pooled = self._pooled(parents[role][0], info, image_size(spec, info)) if cache.pooled else 0
+                need = need_of(spec, role, parents[role], info, data, pooled)
+                yield Reading(digest, role, need, cache, spec)
+            if cache is not None and cache.residual == "renorm":
+                self._say(
+                    f"stages.{spec.name}.teachers.{role}.cache.residual: renorm takes all probability from the classes "
+                    "that are not kept: students become overconfident; uniform costs the same and does not"
+                )
+
+    def _pooled(self, teacher: str, info: DatasetInfo, size: int) -> int:
+        """Features of a teacher's tap `pooled`."""
+        network = teacher_network(self._producer(teacher), info, size, ["pooled"])
+        return network.tap_shapes(size)[0][0]
 
     def _conversion(self, spec: StageSpec, info: DatasetInfo, fingerprint: str) -> str:
         """The stage that converts this data set for the loader; shared by all who read it."""
@@ -169,19 +195,20 @@ class _Planner:
     def finish(self, fresh: Sequence[str]) -> dict[str, PlannedStage]:
         """Decide what is reused, parents first, and what each stage keeps."""
         names = {stage.name for stage in self._stages.values()}
+        names |= {f"{self._stages[reading.need.teacher].name}-cache" for reading in self._readings}
         for name in fresh:
             if name not in names:
                 raise ConfigError(f"--fresh {name}: no such stage (there are: {', '.join(sorted(names))})")
         found = self._root.stages_of(self._stages)
-        done: dict[str, PlannedStage] = {}
+        judged: dict[str, PlannedStage] = {}
         for digest in parents_first(self._stages):
             stage = self._stages[digest]
             keep = sorted(self._keep.get(digest, set()))
             if stage.kind == "train":
                 stage = replace(stage, definition=stage.definition | {"keep": keep})
-            verdict = judge(found, stage, done, forced=stage.name in fresh)
-            done[digest] = replace(stage, reuse=verdict)
-        return done
+            verdict = judge(found, stage, judged, forced=stage.name in fresh)
+            judged[digest] = replace(stage, reuse=verdict)
+        return in_depth(with_fills(judged, self._readings, self._root, fresh))
 
     # ------------------------------------------------------------------ pieces
 

@@ -34,7 +34,7 @@ class PlannedStage:
     digest: str
     name: str
     kind: str
-    """"train" or "convert"."""
+    """`train`, `convert` (data) or `fill` (a teacher's cache)."""
     parents: dict[str, tuple[str, str]]
     """Role (a teacher's name, init_from, data) to (digest, selector)."""
     depth: int

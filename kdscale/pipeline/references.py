@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
 from kdscale.config.load import parse_reference
@@ -10,7 +11,7 @@ from kdscale.config.schema import StageSpec
 from kdscale.errors import ConfigError
 from kdscale.pipeline.planned import PlannedStage
 
-__all__ = ["in_order", "parents_first", "parents_of"]
+__all__ = ["in_depth", "in_order", "parents_first", "parents_of"]
 
 
 def parents_of(spec: StageSpec, known: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -44,3 +45,13 @@ def parents_first(stages: Mapping[str, PlannedStage]) -> list[str]:
     """Digests of all stages, parents first."""
     edges = {digest: [d for d, _ in stage.parents.values()] for digest, stage in stages.items()}
     return list(TopologicalSorter(edges).static_order())
+
+
+def in_depth(stages: Mapping[str, PlannedStage]) -> dict[str, PlannedStage]:
+    """All stages, parents first, each with its depth: the longest way to one that takes from nobody."""
+    found: dict[str, PlannedStage] = {}
+    for digest in parents_first(stages):
+        stage = stages[digest]
+        depth = max((found[parent].depth + 1 for parent, _ in stage.parents.values()), default=0)
+        found[digest] = replace(stage, depth=depth)
+    return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kdscale.pipeline.artifacts import StageFolder
+from kdscale.errors import CacheError
+from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.pipeline.caching import CacheNeed, part_of
 from kdscale.pipeline.planned import NEW, PlannedStage, Reuse
 
-__all__ = ["judge"]
+__all__ = ["judge", "judge_fill"]
 
 
 def judge(
@@ -52,3 +54,35 @@ def _changed(
         if now != used:
             return f"{role} has other weights now than those it was made from"
     return ""
+
+
+def judge_fill(stage: PlannedStage, root: Root, teacher: PlannedStage, *, forced: bool) -> Reuse:
+    """Look for the records that a stage would fill: they alone say whether it is done, whoever made them.
+
+    Args:
+        stage: as planned.
+        root: where caches are.
+        teacher: its teacher, judged.
+        forced: the user wants it made anew.
+    """
+    folder = root.stage(stage.digest)
+    state = folder.state()["state"] if folder is not None else "waiting"
+    need = CacheNeed.of(stage.definition["need"])
+    source = root.stage(need.teacher)
+    weights = source.state().get("weights", {}).get(need.selector) if source is not None else None
+    if not teacher.reuse.done or weights is None:
+        return Reuse(done=False, state="waiting", because="not made yet", replace=state == "done")
+    if forced:
+        return Reuse(done=False, state=state, because="--fresh asks for it", replace=True)
+    try:
+        cache = root.cache(need.identity(weights))
+    except CacheError as error:
+        return Reuse(done=False, state=state, because=str(error), replace=state == "done")
+    if cache is None:
+        return Reuse(done=False, state=state, because="not made yet", replace=state == "done")
+    first, last = part_of(need.views * cache.manifest.blocks_per_view, stage.definition["part"])
+    missing = len(cache.missing(first, last)) if cache.manifest.views >= need.views else last - first
+    if missing:
+        because = f"{missing:,} of {last - first:,} blocks are to be filled"
+        return Reuse(done=False, state=state, because=because, replace=state == "done")
+    return Reuse(done=True, state="done", because=f"filled ({cache.path})")

@@ -46,7 +46,7 @@ class Distill(Strategy):
 def _value(term: Term, answered: Outputs, taught: Taught, batch: Batch) -> Tensor:
     """One term's mean over this rank's batch, in fp32."""
     student = Outputs(answered.logits, [answered.features[i] for i in term.student_taps])
-    teacher = _selected(taught[term.teacher], term.teacher_taps) if term.teacher is not None else None
+    teacher = _taught(term, taught[term.teacher], answered.logits) if term.teacher is not None else None
     with torch.autocast(answered.logits.device.type, enabled=False):
         for modifier in term.modifiers:
             student, teacher = modifier.before(student, teacher, batch)
@@ -56,5 +56,8 @@ def _value(term: Term, answered: Outputs, taught: Taught, batch: Batch) -> Tenso
     return value.mean() if value.dim() else value
 
 
-def _selected(teacher: Outputs, taps: Sequence[int]) -> Outputs:
-    return Outputs(teacher.logits, [teacher.features[i] for i in taps])
+def _taught(term: Term, teacher: Outputs, logits: Tensor) -> Outputs:
+    """What one term hears of its teacher: a cache that lacks classes completes its answer for a temperature."""
+    softer, own = term.temperatures
+    answer = teacher.at(softer, logits.detach() / own)
+    return Outputs(answer.logits, [teacher.features[i] for i in term.teacher_taps])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdscale import checkpoint, ranks
-from kdscale.api import Batch, DatasetInfo, Engine
+from kdscale.api import Batch, DatasetInfo, Engine, Teacher
 from kdscale.config.schema import StageSpec
 from kdscale.data.loader import EvalLoader, TrainLoader
 from kdscale.data.staging import open_staged
@@ -21,14 +21,18 @@ from kdscale.data.store import Store
 from kdscale.engines.ddp import DdpEngine
 from kdscale.engines.deepspeed import DeepSpeedEngine
 from kdscale.errors import StageError
+from kdscale.nn.network import Network
 from kdscale.nn.sync_bn import average_buffers, to_sync_bn
 from kdscale.nn.weights import fit_tensors
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Assembled, Parent, assemble, freeze, image_size, keep_frozen_in_eval
 from kdscale.teachers.network import NetworkTeacher
+from kdscale.train.caches import RecordsAhead, TeacherCache, open_caches
 from kdscale.train.evaluate import Evaluator
+from kdscale.train.loop import BatchSource
+from kdscale.train.stop import Stop
 
-__all__ = ["Parts", "build"]
+__all__ = ["Parts", "build", "parents_of_stage", "store_of_stage"]
 
 EVALUATION_BATCH = 256
 """Rows a rank answers at once in evaluation; no figure depends on it."""
@@ -40,7 +44,9 @@ class Parts:
 
     spec: StageSpec
     assembled: Assembled
-    teachers: list[NetworkTeacher]
+    live: list[NetworkTeacher]
+    """The teachers' networks, for evaluation, and for training where there is no cache."""
+    caches: list[TeacherCache]
     train_loader: TrainLoader
     store: Store
     size: int
@@ -53,7 +59,13 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.network = self.assembled.network
-        self.hashes = [teacher.fingerprint() for teacher in self.teachers]
+        self.hashes = [teacher.fingerprint() for teacher in self.live]
+        cached = [cache.teacher() for cache in self.caches]
+        names = {teacher.name for teacher in cached}
+        self.teachers: list[Teacher] = [*cached, *(teacher for teacher in self.live if teacher.name not in names)]
+        """Whom training asks."""
+        self.batches: BatchSource = RecordsAhead(self.train_loader, cached) if cached else self.train_loader
+        """What it asks about."""
 
     @cached_property
     def engine(self) -> Engine:
@@ -74,7 +86,12 @@ class Parts:
         )
         if not loader.samples:
             return None
-        return Evaluator(loader, self.teachers, self.classes, self.device, loader.samples)
+        return Evaluator(loader, self.live, self.classes, self.device, loader.samples)
+
+    def fill_view(self, epoch: int, stop: Stop, told: Callable[[], None]) -> bool:
+        """Make what caches lack of the view of an epoch; called by all ranks. False when asked to stop."""
+        view = self.train_loader.view_of(epoch)
+        return all([cache.fill_view(view, lambda: stop.asked, told) for cache in self.caches])
 
     @contextmanager
     def exported_weights(self) -> Iterator[None]:
@@ -123,10 +140,13 @@ def build(
     """
     spec = StageSpec.model_validate(definition["spec"])
     info = DatasetInfo.of(definition["data"]["info"])
-    parents, consumed = _parents(definition, root)
-    store = _store(definition, root, spec.data.stage_to, alive)
+    parents, consumed = parents_of_stage(definition, root)
+    store = store_of_stage(definition, root, spec.data.stage_to, alive)
     train, rank, world = spec.train, ranks.rank(), ranks.world()
-    loader = TrainLoader(store, spec.data, batch_size=train.batch_size, seed=spec.seed, rank=rank, world=world)
+    views = next((ref.cache.views for ref in spec.teachers.values() if ref.cache), None)
+    loader = TrainLoader(
+        store, spec.data, batch_size=train.batch_size, seed=spec.seed, rank=rank, world=world, views=views
+    )
     assembled = assemble(
         spec,
         info,
@@ -137,12 +157,22 @@ def build(
     if "init_from" in parents:
         _initialise(assembled.network.model, parents["init_from"], spec)
     _make_ready(assembled, spec, definition.get("frozen", []), device)
-    teachers = [
-        NetworkTeacher(name, network, device=device, precision=train.precision)
-        for name, network in assembled.teachers.items()
+    live = {name: _live(name, network, spec, device) for name, network in assembled.teachers.items()}
+    opened = open_caches(definition, root, consumed, store)
+    caches = [
+        TeacherCache(role, need, reader, live[role], loader.views, device, fills)
+        for role, (need, reader, fills) in opened.items()
     ]
     size = image_size(spec, info)
-    return Parts(spec, assembled, teachers, loader, store, size, device, info.classes, consumed)
+    return Parts(spec, assembled, list(live.values()), caches, loader, store, size, device, info.classes, consumed)
+
+
+def _live(name: str, network: Network, spec: StageSpec, device: torch.device) -> NetworkTeacher:
+    """A teacher's network as it answers live; one with a cache as it answers for that."""
+    cache = spec.teachers[name].cache
+    if cache is None:
+        return NetworkTeacher(name, network, device=device, precision=spec.train.precision)
+    return NetworkTeacher(name, network, device=device, precision=cache.precision, fold=cache.fold)
 
 
 def _make_ready(assembled: Assembled, spec: StageSpec, frozen: list[str], device: torch.device) -> None:
@@ -157,7 +187,7 @@ def _make_ready(assembled: Assembled, spec: StageSpec, frozen: list[str], device
     keep_frozen_in_eval(strategy)
 
 
-def _parents(definition: Mapping[str, Any], root: Root) -> tuple[dict[str, Parent], dict[str, str]]:
+def parents_of_stage(definition: Mapping[str, Any], root: Root) -> tuple[dict[str, Parent], dict[str, str]]:
     """The producing stages, done and holding exactly the weights that they recorded; and those weights' hashes."""
     found: dict[str, Parent] = {}
     consumed: dict[str, str] = {}
@@ -183,7 +213,7 @@ def _parents(definition: Mapping[str, Any], root: Root) -> tuple[dict[str, Paren
     return found, consumed
 
 
-def _store(definition: Mapping[str, Any], root: Root, stage_to: str | None, alive: Callable[[], None]) -> Store:
+def store_of_stage(definition: Mapping[str, Any], root: Root, stage_to: str | None, alive: Callable[[], None]) -> Store:
     digest = definition["data"]["store"]
     folder = root.stage(digest)
     if folder is None or folder.state()["state"] != "done":

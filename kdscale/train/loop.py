@@ -115,6 +115,8 @@ class Loop:
     snapshot: Callable[[str], None]
     progress: Callable[[LoopState, dict[str, float]], None]
     heartbeat: Callable[[LoopState], None]
+    before_epoch: Callable[[int], bool]
+    """Makes ready what an epoch reads; called by all ranks, False when asked to stop."""
     state: LoopState = field(default_factory=LoopState)
     _beat: float = field(init=False, default=0.0)
     _since: float = field(init=False, default=0.0)
@@ -127,6 +129,9 @@ class Loop:
             self.snapshot("epoch:0")
         self._begin_interval()
         while state.epoch < self.train.epochs:
+            if not self.before_epoch(state.epoch):
+                self._checkpoint()
+                raise Interrupted(self.stop.reason)
             self._train_epoch(steps)
             self._finish_epoch(steps)
             state.epoch, state.index = state.epoch + 1, 0

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +23,10 @@ from kdscale.trackers.spool import Spool
 from kdscale.train.build import Parts, build
 from kdscale.train.device import device_of_rank, make_deterministic, settle_heap
 from kdscale.train.evaluate import Evaluator, Figures
+from kdscale.train.held import held
 from kdscale.train.imported import check_class_order
 from kdscale.train.inspect import write_first_look
-from kdscale.train.loop import Loop, LoopState
+from kdscale.train.loop import HEARTBEAT_S, Loop, LoopState
 from kdscale.train.metrics import Meter
 from kdscale.train.records import attempt_record, results_of
 from kdscale.train.stop import Interrupted, Stop
@@ -57,7 +57,7 @@ def run_stage(root_path: Path, digest: str, stop: Stop | None = None) -> Outcome
     if folder.state().get("state") == "done":
         return "done"
     run = _StageRun(root, folder, stop or Stop())
-    with run.claimed():
+    with held(folder, attempt_record(run.definition, run.spec, run.device)) as run.claim:
         return run.run()
 
 
@@ -77,30 +77,14 @@ class _StageRun:
 
     # ------------------------------------------------------------------ frame
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Hold the stage's claim on rank 0; the other ranks learn whether it was got."""
-        problem: StageError | None = None
-        pids = ranks.gather_objects(os.getpid())
-        if self.main:
-            try:
-                self.claim = self.folder.claim(attempt_record(self.definition, self.spec, self.device) | {"pids": pids})
-            except StageError as error:
-                problem = error
-        problem = ranks.broadcast_object(problem)
-        if problem is not None:
-            raise problem
-        try:
-            yield
-        finally:
-            if self.claim is not None:
-                self.claim.release()
-
     def run(self) -> Outcome:
         begun = time.perf_counter()
         make_deterministic(self.spec, self.device)
         parts = build(self.definition, self.root, self.device, alive=self.stop.move)
         if ranks.broadcast_object(checkpoint.newest(self.folder.checkpoints) is None):
+            if not parts.fill_view(0, self.stop, self._filling):
+                self._say(state="interrupted", reason=self.stop.reason)
+                return "interrupted"
             write_first_look(self.folder.path, parts, self.spec.train, write=self.main)  # before an engine shards it
         if self.spec.student.weights is not None and not self.spec.train.epochs:
             check_class_order(parts, f"stages.{self.spec.name}.student")
@@ -136,11 +120,12 @@ class _StageRun:
         evaluator = parts.evaluator("val")
         loop = Loop(
             train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,
-            loader=parts.train_loader, meter=Meter(terms, self.device), tracker=None, device=self.device,
+            loader=parts.batches, meter=Meter(terms, self.device), tracker=None, device=self.device,
             stop=self.stop, keep=[k for k in self.definition["keep"] if ":" in k],
             save=lambda state: self._save(parts, loop), validate=None, test=None,
             snapshot=lambda selector: self._snapshot(parts, selector),
             progress=self._progress, heartbeat=self._heartbeat,
+            before_epoch=lambda epoch: parts.fill_view(epoch, self.stop, self._filling),
         )  # fmt: skip
         if evaluator is not None:
             loop.validate = lambda: self._evaluated(parts, evaluator, train.precision)
@@ -207,6 +192,15 @@ class _StageRun:
             if self.folder.cancel_request() is not None:
                 self.stop.ask("cancelled by its user")
 
+    def _filling(self) -> None:
+        """Between the blocks of a cache that the stage fills itself: sign of life, no boundary of training."""
+        self.stop.move()
+        if self.claim is not None and time.monotonic() - self._written > HEARTBEAT_S:
+            self._written = time.monotonic()
+            self.claim.heartbeat()
+            if self.folder.cancel_request() is not None:
+                self.stop.ask("cancelled by its user")
+
     def _train(self, parts: Parts, loop: Loop) -> None:
         """Run the loop; where asked to, go back behind a non-finite loss and pass over its batch."""
         settle_heap()
@@ -262,7 +256,7 @@ class _StageRun:
             )
 
     def _check_unchanged(self, parts: Parts) -> None:
-        for teacher, before in zip(parts.teachers, parts.hashes, strict=True):
+        for teacher, before in zip(parts.live, parts.hashes, strict=True):
             if teacher.fingerprint() != before:
                 raise StageError(f"teacher {teacher.name} changed while it taught: its weights or buffers differ")
 

@@ -40,6 +40,11 @@ class Stop:
         self.reason = self.reason or reason
         self._asked = True
 
+    @property
+    def asked(self) -> bool:
+        """Whether this rank was asked; the others may not know yet."""
+        return self._asked
+
     def agreed(self, step: int) -> bool:
         """Whether all ranks stop after `step`; called by all ranks at the same steps."""
         self.move()

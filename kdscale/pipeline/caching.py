@@ -1,0 +1,242 @@
+"""What a stage asks of a teacher's cache, and which terms a cache cannot serve.
+
+Needs that agree in `shared` are served by one cache: it holds the most rows, views and temperatures that any of them
+asks for, none of which changes what a record says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from kdscale import plugins
+from kdscale.api import DatasetInfo, Loss, Modifier
+from kdscale.cache.layout import Layout
+from kdscale.config.digest import NUMERICS
+from kdscale.config.schema import AugmentConfig, CacheConfig, DataConfig, StageSpec, TermConfig
+from kdscale.config.stages import term_key
+from kdscale.data.loader import view_scheme
+from kdscale.errors import ConfigError
+from kdscale.pipeline.assemble import plugin_config
+
+__all__ = ["CacheNeed", "need_of", "part_of", "refuse_what_the_cache_cannot_give", "resolve_caches"]
+
+MOST_CLASSES_DENSE = 256
+MOST_CLASSES_UNIFORM = 65_536
+REVISION = 1
+"""Raised whenever the bytes of records change for the same teacher and views."""
+
+
+@dataclass(frozen=True)
+class CacheNeed:
+    """What a stage asks of the cache of one teacher."""
+
+    teacher: str
+    """Digest of its stage."""
+    selector: str
+    data: dict[str, Any]
+    """What decides its images: fingerprint, view scheme, and the split that says which rows train."""
+    layout: Layout
+    precision: str
+    fold: bool
+    block_rows: int
+    views: int
+    shard_mb: int
+
+    def identity(self, weights: str) -> dict[str, Any]:
+        """What decides every byte of a record: what a cache is found by, and compared with.
+
+        Args:
+            weights: hash of the teacher's weights.
+        """
+        return {
+            "teacher": {"stage": self.teacher, "selector": self.selector, "weights": weights},
+            "data": self.data, "record": self.layout.document(), "precision": self.precision, "fold": self.fold,
+            "block_rows": self.block_rows, "numerics": NUMERICS, "revision": REVISION,
+        }  # fmt: skip
+
+    @property
+    def limit(self) -> int | None:
+        """How many rows it holds, where the data section limits them."""
+        found: int | None = self.data["split"]["limit"]
+        return found
+
+    @property
+    def shared(self) -> str:
+        """Needs that agree in this are served by one cache."""
+        split = dict(self.data["split"])
+        if not self.layout.mixing:  # a partner is drawn among the rows that train: others make other pictures
+            del split["limit"]
+        layout = replace(self.layout, temperatures=(1.0,) if self.layout.temperatures else ())
+        return json.dumps(replace(self, layout=layout, views=0, shard_mb=0)._with_split(split).document())
+
+    def united(self, other: CacheNeed) -> CacheNeed:
+        """What serves both; they agree in `shared`."""
+        limit = None if self.limit is None or other.limit is None else max(self.limit, other.limit)
+        temperatures = tuple(sorted({*self.layout.temperatures, *other.layout.temperatures}))
+        layout = replace(self.layout, temperatures=temperatures)
+        found = replace(self, layout=layout, views=max(self.views, other.views))
+        return found._with_split({**self.data["split"], "limit": limit})
+
+    def document(self) -> dict[str, Any]:
+        """As a stage's definition holds it."""
+        return {**asdict(self), "layout": self.layout.document()}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> CacheNeed:
+        """Take up what `document` gave."""
+        return cls(**{**document, "layout": Layout.of(document["layout"])})
+
+    def _with_split(self, split: Mapping[str, Any]) -> CacheNeed:
+        return replace(self, data={**self.data, "split": dict(split)})
+
+
+def part_of(blocks: int, part: Sequence[int]) -> tuple[int, int]:
+    """First block of a part, and the one behind its last.
+
+    Args:
+        blocks: of the whole cache.
+        part: its number from 0, and how many there are.
+    """
+    number, parts = part
+    return number * blocks // parts, (number + 1) * blocks // parts
+
+
+def resolve_caches(spec: StageSpec, info: DatasetInfo) -> StageSpec:
+    """Replace what a cache's config leaves open by what it means for this stage and data.
+
+    Raises:
+        ConfigError: it says what does not fit the number of classes, or two caches differ in their views.
+    """
+    cached = {role: ref.cache for role, ref in spec.teachers.items() if ref.cache is not None}
+    if not cached:
+        return spec
+    if spec.train.epochs == 0:
+        raise ConfigError(f"stages.{spec.name}.teachers: a stage that does not train reads no cache; leave it out")
+    resolved = {role: _resolved(c, spec, info, f"stages.{spec.name}.teachers.{role}") for role, c in cached.items()}
+    if len({cache.views for cache in resolved.values()}) > 1:
+        said = ", ".join(f"{role} {cache.views}" for role, cache in resolved.items())
+        raise ConfigError(f"stages.{spec.name}.teachers: a student sees one view at a time: equal views ({said})")
+    teachers = {
+        role: ref.model_copy(update={"cache": resolved[role]}) if role in resolved else ref
+        for role, ref in spec.teachers.items()
+    }
+    return spec.model_copy(update={"teachers": teachers})
+
+
+def _resolved(cache: CacheConfig, spec: StageSpec, info: DatasetInfo, at: str) -> CacheConfig:
+    said = cache.model_dump(exclude_unset=True)
+    record = cache.record
+    if record == "auto":
+        record = "dense" if info.classes <= MOST_CLASSES_DENSE else "topk"
+    drawn = 1 if spec.data.augment == AugmentConfig() else cache.views
+    said |= {
+        "record": record, "views": min(drawn, spec.train.epochs),
+        "precision": spec.train.precision if cache.precision == "auto" else cache.precision,
+    }  # fmt: skip
+    if record != "topk":
+        for key in ("k", "residual", "draws"):
+            if key in said:
+                raise ConfigError(f"{at}.cache.{key}: is for record: topk; {info.classes} classes are kept dense")
+        return CacheConfig(**said)
+    if cache.k >= info.classes:
+        raise ConfigError(f"{at}.cache.k: {cache.k} of {info.classes} classes is all of them: set record: dense")
+    if cache.residual == "auto":
+        said["residual"] = "uniform" if info.classes <= MOST_CLASSES_UNIFORM else "sampled"
+    if "draws" in said and said["residual"] != "sampled":
+        raise ConfigError(f"{at}.cache.draws: is for residual: sampled, not {said['residual']}")
+    return CacheConfig(**said)
+
+
+def need_of(  # noqa: PLR0913
+    spec: StageSpec, role: str, parent: tuple[str, str], info: DatasetInfo, fingerprint: str, pooled: int
+) -> CacheNeed:
+    """What a stage asks of one teacher's cache.
+
+    Args:
+        spec: of the stage, resolved.
+        role: the teacher's name in it.
+        parent: the teacher's digest and selector.
+        info: of the stage's data.
+        fingerprint: of its data.
+        pooled: features of the teacher's tap `pooled`; 0 where they are not kept.
+    """
+    cache = spec.teachers[role].cache
+    assert cache is not None
+    sparse = cache.record == "topk"
+    temperatures = {1.0, *(t for term in _listening(spec, role) for t in [_temperature(term)])}
+    layout = Layout(
+        classes=info.classes, kind=cache.record, k=cache.k if sparse else 0,
+        residual=cache.residual if sparse else "uniform", draws=cache.draws if cache.residual == "sampled" else 0,
+        temperatures=tuple(sorted(temperatures)) if sparse else (), pooled=pooled, mixing=spec.data.augment.mixes,
+    )  # fmt: skip
+    data = {"fingerprint": fingerprint, "views": view_scheme(spec.data, info), "split": _split(spec.data, info)}
+    return CacheNeed(
+        *parent, data, layout, cache.precision, cache.fold, cache.block_rows, cache.views, cache.shard_mb
+    )  # fmt: skip
+
+
+def _listening(spec: StageSpec, role: str) -> list[TermConfig]:
+    """The terms that listen to a teacher."""
+    only = len(spec.teachers) == 1
+    found = [term for terms in spec.passes.values() for term in terms]
+    return [t for t in found if t.teacher == role or (only and t.teacher is None and _loss(t).needs_teacher)]
+
+
+def refuse_what_the_cache_cannot_give(spec: StageSpec) -> None:
+    """Compare what terms read of cached teachers with what their records hold.
+
+    Raises:
+        ConfigError: with the key path of the term, and what would serve it.
+    """
+    for pass_, terms in spec.passes.items():
+        for role, ref in spec.teachers.items():
+            if ref.cache is not None:
+                listening = [term for term in terms if term in _listening(spec, role)]
+                _refuse(spec, role, ref.cache, [(term_key(spec, spec.name, pass_, t.id), t) for t in listening])
+
+
+def _refuse(spec: StageSpec, role: str, cache: CacheConfig, terms: Iterable[tuple[str, TermConfig]]) -> None:
+    for at, term in terms:
+        taps = set(term.taps.teacher if term.taps else ())
+        if taps - {"pooled"}:
+            raise ConfigError(
+                f"{at}.taps: the cache of {role} holds no feature maps ({', '.join(sorted(taps - {'pooled'}))}): take "
+                f"`cache` out of stages.{spec.name}.teachers.{role}, or name a second teacher without one"
+            )
+        if taps and not cache.pooled:
+            raise ConfigError(f"{at}.taps: set stages.{spec.name}.teachers.{role}.cache.pooled: true to keep them")
+        if cache.record == "topk" and (reader := _reads_logits(term)):
+            raise ConfigError(
+                f"{at}: {reader} compares logits as they are, of which the cache of {role} holds {cache.k}; set "
+                f"stages.{spec.name}.teachers.{role}.cache.record: dense"
+            )
+
+
+def _reads_logits(term: TermConfig) -> str:
+    """Who in a term reads more of the teacher's logits than probabilities at its temperature; empty where nobody."""
+    loss = _loss(term)
+    if "logits" in loss.needs and loss.reads == "logits":
+        return term.name
+    modifiers: list[type[Modifier]] = [plugins.load("modifiers", m.name) for m in term.modifiers]
+    return next((m.name for m, cls in zip(term.modifiers, modifiers, strict=True) if cls.reads == "logits"), "")
+
+
+def _temperature(term: TermConfig) -> float:
+    loss = _loss(term)
+    return loss.temperatures(plugin_config(loss, term.options, f"losses.{term.id}"))[0]
+
+
+def _loss(term: TermConfig) -> type[Loss]:
+    found: type[Loss] = plugins.load("losses", term.name)
+    return found
+
+
+def _split(data: DataConfig, info: DatasetInfo) -> dict[str, Any]:
+    """Which rows train, by the keys that decide it."""
+    left = info.train_rows - round(info.train_rows * data.val_fraction)
+    limit = data.limit if data.limit is not None and data.limit < left else None
+    seed = data.split_seed if data.val_fraction or limit is not None else 0
+    return {"val_fraction": data.val_fraction, "split_seed": seed, "limit": limit}
