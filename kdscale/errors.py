@@ -79,7 +79,11 @@ class CacheStale(CacheError):
 
 
 class CacheCorrupt(CacheError):
-    """A block's checksum does not match its bytes."""
+    """A block's checksum does not match its bytes; `block` is its number, where it is one block that is damaged."""
+
+    def __init__(self, message: str, block: int | None = None) -> None:
+        super().__init__(message)
+        self.block = block
 
 
 class CheckpointError(KDScaleError):
