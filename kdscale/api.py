@@ -139,15 +139,9 @@ class Outputs:
     features: list[Tensor] = field(default_factory=list)
 
     def at(self, temperature: float, student: Float[Tensor, "B C"]) -> Outputs:
-        """What a loss that softens these logits by `temperature` is to see.
+        """What a loss sees that divides these logits by `temperature`, and whose student has softmax(`student`).
 
-        A network's answer is the same at every temperature: this returns itself. A record that holds only a part
-        of the logits is completed for one (cache/records.py).
-
-        Args:
-            temperature: what the loss divides these logits by.
-            student: logits whose softmax is the distribution that the loss compares with: divided by the student's
-                temperature already, where the loss softens it. Never differentiated.
+        A network's answer is itself; a record that holds a part of the logits is completed (cache/residuals.py).
         """
         return self
 

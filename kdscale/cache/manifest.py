@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kdscale.errors import CacheCorrupt, CacheError, CacheStale
 
-__all__ = ["SCHEMA", "Manifest", "difference", "hash_of_rows"]
+__all__ = ["SCHEMA", "Manifest", "difference", "digest_of", "hash_of_rows"]
 
 SCHEMA = 1
 DIGEST_CHARACTERS = 12
@@ -55,8 +55,8 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the identity's canonical JSON (sorted keys, no blanks, ASCII), in hex."""
-        return hashlib.sha256(_canonical(self.identity).encode()).hexdigest()
+        """SHA-256 of the identity, in hex."""
+        return digest_of(self.identity)
 
     @property
     def folder_name(self) -> str:
@@ -115,6 +115,11 @@ class Manifest:
         if document.get("digest") != manifest.digest:
             raise CacheCorrupt(f"{where}: its digest is not that of its identity, somebody edited it: {mend}")
         return manifest
+
+
+def digest_of(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of an identity's canonical JSON (sorted keys, no blanks, ASCII), in hex."""
+    return hashlib.sha256(_canonical(identity).encode()).hexdigest()
 
 
 def hash_of_rows(rows: NDArray[np.int64]) -> str:

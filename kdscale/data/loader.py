@@ -76,7 +76,8 @@ class TrainViews:
         with closing(self._mixed(rows, view) if self.scheme.augment.mixes else self._plain(rows, view)) as views:
             for mine, (images, mixed) in zip(rows, views, strict=True):
                 labels = torch.from_numpy(self.labels[mine])
-                yield Batch(_tensor(images), labels, torch.from_numpy(mine), view, **mixed)
+                batch = Batch(_tensor(images), labels, torch.from_numpy(mine), view)
+                yield replace(batch, labels_b=mixed.get("labels_b"), lam=mixed.get("lam"))
 
     def _plain(self, rows: Sequence[Rows], view: int) -> Generator[Views, None, None]:
         with closing(self._read(rows, view)) as views:

@@ -136,7 +136,8 @@ def _import_everything() -> None:
 
 
 def _import_stages() -> None:
-    for name in ("torch", "numba", "safetensors.torch", "kdscale.train.stage", "kdscale.train.fill_cache"):
+    stages = ("kdscale.train.stage", "kdscale.train.convert", "kdscale.train.fill_cache")
+    for name in ("torch", "numba", "safetensors.torch", *stages):
         importlib.import_module(name)
 
 

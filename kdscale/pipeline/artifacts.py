@@ -145,7 +145,9 @@ class Root:
         """
         name = digest_of(identity)[:12]
         places = [(root / "caches" / name, root == self.path) for root in self._names]
-        found = [CacheFolder.open(path, identity, writable=own) for path, own in places if path.is_dir()]
+        found = [CacheFolder.open(path, identity) for path, _ in places if path.is_dir()]
+        for cache, (_, own) in zip(found, [place for place in places if place[0].is_dir()], strict=True):
+            cache.writable = cache.writable and own
         return max(found, key=lambda cache: cache.manifest.blocks - len(cache.missing()), default=None)
 
     def needed_cache(self, identity: Mapping[str, Any]) -> CacheFolder:
@@ -162,7 +164,9 @@ class Root:
         for other in self.manifests():
             if other.identity["teacher"]["stage"] == identity["teacher"]["stage"]:
                 differs = "\n  ".join(difference(identity, other.identity))
-                raise CacheStale(f"{self.caches} has no such cache; {other.digest[:12]} differs in\n  {differs}\n{mend}")
+                raise CacheStale(
+                    f"{self.caches} has no such cache; {other.digest[:12]} differs in\n  {differs}\n{mend}"
+                )
         raise CacheMiss(f"{self.caches} has no cache {digest_of(identity)[:12]}: {mend}")
 
     def manifests(self) -> list[Manifest]:

@@ -21,7 +21,16 @@ from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate
 
-__all__ = ["Assembled", "Parent", "assemble", "dry_backward", "freeze", "image_size", "plugin_config", "teacher_network"]
+__all__ = [
+    "Assembled",
+    "Parent",
+    "assemble",
+    "dry_backward",
+    "freeze",
+    "image_size",
+    "plugin_config",
+    "teacher_network",
+]
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def _resolved(cache: CacheConfig, spec: StageSpec, info: DatasetInfo, at: str) -
     return CacheConfig(**said)
 
 
-def need_of(  # noqa: PLR0913
+def need_of(
     spec: StageSpec, role: str, parent: tuple[str, str], info: DatasetInfo, fingerprint: str, pooled: int
 ) -> CacheNeed:
     """What a stage asks of one teacher's cache.
@@ -165,11 +165,13 @@ def need_of(  # noqa: PLR0913
     """
     cache = spec.teachers[role].cache
     assert cache is not None
+    assert cache.record != "auto"
     sparse = cache.record == "topk"
+    residual = cache.residual if sparse and cache.residual != "auto" else "uniform"
     temperatures = {1.0, *(t for term in _listening(spec, role) for t in [_temperature(term)])}
     layout = Layout(
         classes=info.classes, kind=cache.record, k=cache.k if sparse else 0,
-        residual=cache.residual if sparse else "uniform", draws=cache.draws if cache.residual == "sampled" else 0,
+        residual=residual, draws=cache.draws if residual == "sampled" else 0,
         temperatures=tuple(sorted(temperatures)) if sparse else (), pooled=pooled, mixing=spec.data.augment.mixes,
     )  # fmt: skip
     data = {"fingerprint": fingerprint, "views": view_scheme(spec.data, info), "split": _split(spec.data, info)}

@@ -120,9 +120,7 @@ def training_cost(
     )
 
 
-def fill_cost(  # noqa: PLR0913
-    rows: int, views: int, block_rows: int, record_bytes: int, teacher_flops: int, parts: int
-) -> Cost:
+def fill_cost(rows: int, views: int, block_rows: int, record_bytes: int, teacher_flops: int, parts: int) -> Cost:
     """Cost of filling one of the equal parts of a teacher's cache; its steps are blocks.
 
     Args:

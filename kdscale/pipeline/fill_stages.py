@@ -87,7 +87,11 @@ def _united(group: Sequence[Reading], existing: Sequence[Mapping[str, Any]]) -> 
 def _larger(need: CacheNeed, known: Mapping[str, Any]) -> CacheNeed | None:
     """The need as a cache on disk would serve it, with what it holds besides; None where it does not."""
     try:
-        weights, split, temperatures = known["teacher"]["weights"], known["data"]["split"], known["record"]["temperatures"]
+        weights, split, temperatures = (
+            known["teacher"]["weights"],
+            known["data"]["split"],
+            known["record"]["temperatures"],
+        )
     except (KeyError, TypeError):
         return None
     layout = replace(need.layout, temperatures=tuple(temperatures))
@@ -108,8 +112,7 @@ def _stage(
         name=name, student=known.student, data=data, resources=known.resources, engine=_engine(known),
         plugins=known.plugins, tracking=reading.spec.tracking,
     )  # fmt: skip
-    what = {"kind": "fill", "cache": need.document(), "part": part}
-    del what["cache"]["shard_mb"]  # type: ignore[union-attr]
+    what = {"kind": "fill", "cache": replace(need, shard_mb=0).document(), "part": part}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     definition = {
         "schema": 1, "kind": "fill", "digest": digest, "name": name,

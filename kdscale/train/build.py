@@ -214,6 +214,7 @@ def parents_of_stage(definition: Mapping[str, Any], root: Root) -> tuple[dict[st
 
 
 def store_of_stage(definition: Mapping[str, Any], root: Root, stage_to: str | None, alive: Callable[[], None]) -> Store:
+    """A stage's converted data, on the node's own disk where it is to lie there. Raises: StageError."""
     digest = definition["data"]["store"]
     folder = root.stage(digest)
     if folder is None or folder.state()["state"] != "done":

@@ -62,7 +62,7 @@ def run_fill(root_path: Path, digest: str, stop: Stop | None = None) -> bool:
 class _Fill:
     """One attempt at a fill stage."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self, root: Root, folder: StageFolder, definition: dict[str, Any], spec: StageSpec, stop: Stop,
         claim: Claim | None,
     ) -> None:  # fmt: skip
@@ -121,4 +121,6 @@ class _Fill:
         first, last = self.blocks
         self.stop.step = last - first - len(cache.missing(first, last))
         if self.claim is not None:
-            self.folder.write_state(**{"state": state, "reason": "", "step": self.stop.step, "steps": last - first} | changes)
+            self.folder.write_state(
+                **{"state": state, "reason": "", "step": self.stop.step, "steps": last - first} | changes
+            )

@@ -47,7 +47,7 @@ class Filler:
         stopped: polled between blocks; True leaves what is not begun.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self, folder: CacheFolder, layout: Layout, teacher: Teacher, views: TrainViews, device: torch.device,
         stopped: Callable[[], bool],
     ) -> None:  # fmt: skip

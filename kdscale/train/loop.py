@@ -115,7 +115,7 @@ class Loop:
     snapshot: Callable[[str], None]
     progress: Callable[[LoopState, dict[str, float]], None]
     heartbeat: Callable[[LoopState], None]
-    before_epoch: Callable[[int], bool]
+    before_epoch: Callable[[int], bool] = lambda epoch: True
     """Makes ready what an epoch reads; called by all ranks, False when asked to stop."""
     state: LoopState = field(default_factory=LoopState)
     _beat: float = field(init=False, default=0.0)

@@ -67,7 +67,6 @@ SWEEP = "sweep: {method: {a: {train.lr: 0.3}, b: %s}}\n"
         ("engine.name=deepspeed train.precision=fp16", "train.precision: engine deepspeed trains in fp32 or bf16"),
         ("engine={name: deepspeed, zero_stage: 3} train.compile=true", "train.compile: ZeRO 3 gathers weights between modules"),
         # what is not built yet
-        ("stages.student.teachers.teacher.cache={views: 8}", "stages.student.teachers.teacher.cache: the teacher cache is not built yet"),
         ("stages.student.export={format: onnx}", "stages.student.export: exports are not built yet"),
         ("stages.student.teachers.teacher.from=teacher#head", "parts of a stage (STAGE#PART) are not built yet"),
         ("chain={path: [a, b]}", "chain: macros are not built yet; write the stages out"),

@@ -365,15 +365,18 @@ def test_without_ffcv_auto_is_torch_and_asking_for_it_says_why(monkeypatch: pyte
 
 
 def test_the_view_scheme_names_what_decides_pixels_and_nothing_else() -> None:
-    base = view_scheme(config("crop and flip"))
-    assert view_scheme(config("cutout")) != base
-    for change in ({"view_seed": 1}, {"size": 40}, {"store_size": 40}, {"store": "jpeg"}):
-        assert view_scheme(config("crop and flip", loader="torch", **change)) != base, change
-    for change in ({"limit": 5}, {"loader": "torch"}, {"split_seed": 3}, {"val_fraction": 0.5}, {"root": "/tmp"}):
-        assert view_scheme(config("crop and flip", **change)) == base, change
+    info = PICTURES.info
+    base = view_scheme(config("crop and flip"), info)
+    assert view_scheme(config("cutout"), info) != base
+    for change in ({"view_seed": 1}, {"size": 40}, {"store_size": info.size - 1}, {"store": "jpeg"}):
+        assert view_scheme(config("crop and flip", loader="torch", **change), info) != base, change
+    same = ({"limit": 5}, {"loader": "torch"}, {"split_seed": 3}, {"val_fraction": 0.5}, {"root": "/tmp"})
+    for change in (*same, {"size": info.size}, {"store_size": info.size}):
+        assert view_scheme(config("crop and flip", **change), info) == base, change
+    assert view_scheme(config("plain", view_seed=1), info) == view_scheme(config("plain"), info)  # nothing is drawn
 
 
 @needs_ffcv
 def test_jpegs_decoder_is_part_of_the_view_scheme() -> None:
-    schemes = [view_scheme(config(store="jpeg", loader=loader)) for loader in ("torch", "ffcv")]
+    schemes = [view_scheme(config(store="jpeg", loader=loader), PICTURES.info) for loader in ("torch", "ffcv")]
     assert schemes[0] != schemes[1]
