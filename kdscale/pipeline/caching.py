@@ -70,7 +70,9 @@ class CacheNeed:
         if not self.layout.mixing:  # a partner is drawn among the rows that train: others make other pictures
             del split["limit"]
         layout = replace(self.layout, temperatures=(1.0,) if self.layout.temperatures else ())
-        return json.dumps(replace(self, layout=layout, views=0, shard_mb=0)._with_split(split).document())
+        return json.dumps(
+            replace(self, layout=layout, views=0, shard_mb=0)._with_split(split).document(), sort_keys=True
+        )
 
     def united(self, other: CacheNeed) -> CacheNeed:
         """What serves both; they agree in `shared`."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kdscale.config.load import load
+from kdscale.config.load import Sweep, load
 from kdscale.jobs.local import LocalRun
 from kdscale.jobs.prepare import prepare_folders
 from kdscale.jobs.warm import WarmParent
@@ -47,6 +47,14 @@ class Sandbox:
     plan: Plan
     warm: WarmParent
     said: list[str]
+    sweep: Sweep
+
+    def planned_again(self, *, retry_failed: bool = False) -> Sandbox:
+        """The same command, given again."""
+        root = Root.find(self.root.path)
+        plan = make_plan(self.sweep, root)
+        prepare_folders(root, plan, retry_failed=retry_failed)
+        return Sandbox(root, plan, self.warm, [], self.sweep)
 
     def run(self, disturb: Callable[[LocalRun, Sandbox], None] | None = None) -> dict[str, str]:
         """Run what is not done; `disturb` is called ten times a second. Returns states by stage name."""
@@ -89,8 +97,9 @@ def sandbox(tmp_path: Path, warm: WarmParent) -> Make:
         config = tmp_path / "small.yaml"
         config.write_text(yaml.safe_dump(EXPERIMENT))
         root = Root(tmp_path / name)
-        plan = make_plan(load(config, overrides), root)
+        sweep = load(config, overrides)
+        plan = make_plan(sweep, root)
         prepare_folders(root, plan, retry_failed=False)
-        return Sandbox(root, plan, warm, [])
+        return Sandbox(root, plan, warm, [], sweep)
 
     return make
