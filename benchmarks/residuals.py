@@ -16,8 +16,8 @@ divergence by the student's logits is (q - p) t: the angle is that between the c
 `lost` is KL(dense teacher ‖ completed), infinite where a class that has mass gets none; `off` is the total variation
 between the two. All are means over rows, of one view. A training sees a row in many views: what is drawn differs in
 each, what is smeared does not. `views` is the angle, for `near`, of the gradient's mean over 30 views of the first 64
-rows. `sampled` keeps half of the k logits, or none, and draws as many classes as the bytes of the others then hold: half
-as many at temperature 4, since draws for temperature 1 are in the record too.
+rows. `sampled` keeps half of the k logits, or none, and draws as many classes as the bytes of the others then hold:
+half as many at temperature 4, since draws for temperature 1 are in the record too.
 """
 
 from __future__ import annotations

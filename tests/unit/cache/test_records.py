@@ -161,7 +161,7 @@ def test_strides_do_not_matter() -> None:
 
 
 def test_the_top_class_stays_alone_at_the_top() -> None:
-    logits = torch.tensor([[0.3, 0.3, -4.0]]).nextafter(torch.tensor([[1.0, 0.0, 0.0]]))
+    logits = torch.tensor([[0.01, 0.01, -4.0]]).nextafter(torch.tensor([[1.0, 0.01, -4.0]]))
     given = answer(0, 1, 3)._replace(logits=logits)
     for layout in (Layout(3, "dense"), Layout(3, "topk", 2)):
         got = read(written(given, layout), given, layout).logits[0]
