@@ -129,7 +129,8 @@ def _sampled(
     drawn = record.drawn[:, slot * draws : (slot + 1) * draws]
     counts = left.new_zeros(len(left), record.layout.classes)
     counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=counts.dtype))
-    return (counts * (left / draws)).log().clamp(min=NO_MASS)
+    log_p = (counts.gather(1, drawn) * (left / draws)).log()
+    return torch.full_like(counts, NO_MASS).scatter(1, drawn, log_p)  # drawn twice, written twice: the same
 
 
 def _nobody(

@@ -49,7 +49,7 @@ def drawn_classes(
         bounds = _weights(tail, top, temperature).cumsum(1)
         total = bounds[:, -1:]
         points = torch.from_numpy(_points(rows.cpu().numpy(), view, index, draws)).to(logits.device)
-        aims = (points * total).long().minimum(total - 1).contiguous()
+        aims = (points * total).long()  # below the total, also rounded: points end 2^-53 short of 1
         found.append(torch.where(total > 0, torch.searchsorted(bounds, aims, right=True), known[:, -1:]))
     return torch.cat(found, 1)
 

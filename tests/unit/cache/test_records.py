@@ -161,7 +161,7 @@ def test_strides_do_not_matter() -> None:
 
 
 def test_the_top_class_stays_alone_at_the_top() -> None:
-    logits = torch.tensor([[0.3, 0.3, -4.0]]).nextafter(torch.tensor([[1.0, 0.0, 0.0]]))
+    logits = torch.tensor([[0.01, 0.01, -4.0]]).nextafter(torch.tensor([[1.0, 0.01, -4.0]]))
     given = answer(0, 1, 3)._replace(logits=logits)
     for layout in (Layout(3, "dense"), Layout(3, "topk", 2)):
         got = read(written(given, layout), given, layout).logits[0]
@@ -251,3 +251,25 @@ def test_a_student_of_other_classes_is_refused() -> None:
     drawn, layout = answer(0, 4, 9), Layout(9, "topk", 3)
     with pytest.raises(ShapeError, match="the student tells 8 classes apart, the cache 9"):
         read(written(drawn, layout), drawn, layout).at(1.0, drawn.logits[:, :8])
+
+
+# --------------------------------------------------------------------------- devices
+
+
+@pytest.mark.gpu
+@given(drawn=answers(), data=st.data())
+def test_a_gpu_writes_and_reads_what_the_cpu_does(drawn: Answer, data: st.DataObject) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    layout, there = any_layout(data, drawn.logits.shape[1]), Answer(*(field.cuda() for field in drawn))
+    records = written(drawn, layout)
+    ours, theirs = (as_numpy(r, layout) for r in (records, written(there, layout)))
+    for field in layout.fields:
+        if field.name == "log_sum":
+            np.testing.assert_allclose(theirs["log_sum"], ours["log_sum"], rtol=2e-7, atol=1e-9)
+        else:
+            np.testing.assert_array_equal(theirs[field.name], ours[field.name])
+    outputs, theirs_read = read(records, drawn, layout), read(records.cuda(), there, layout)
+    for t in layout.temperatures or (4.0,):
+        want, got = outputs.at(t, drawn.logits), theirs_read.at(t, there.logits)
+        torch.testing.assert_close(got.logits.cpu(), want.logits, rtol=1e-5, atol=1e-4)

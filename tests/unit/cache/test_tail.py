@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kdscale.cache import tail
 from kdscale.cache.tail import drawn_classes, log_sums
 from tests.unit.cache.answers import Answer, answer, answers
 
@@ -45,12 +47,12 @@ def test_nothing_but_what_is_known_is_a_known_class() -> None:
 
 
 def test_draws_are_functions_of_row_view_temperature_and_draw() -> None:
-    logits = torch.zeros(7, 100_000)  # draws of equal logits are equal only where their points are
+    logits = torch.zeros(7, 30_000)  # draws of equal logits are equal only where their points are
     known = logits.new_zeros(7, 1, dtype=torch.int64)
     first = draws(logits, known)
     assert torch.equal(draws(logits, known, 20), first[:, :, :20])
     assert torch.equal(draws(logits, known, rows=ROWS.flip(0)).flip(0), first)
-    assert len(first.unique()) > 0.98 * first.numel()
+    assert len(first.unique()) > 0.95 * first.numel()
     assert (draws(logits, known, view=1) == first).double().mean() < 0.01
     assert (draws(logits, known, rows=ROWS + 7) == first).double().mean() < 0.01
 
@@ -62,3 +64,14 @@ def test_a_tail_far_below_the_top_is_drawn_from_all_the_same() -> None:
     shares = torch.stack([(found == c).double().mean() for c in range(4)])
     want = torch.tensor([0, 1, 1, np.exp(-1)], dtype=torch.float64) / (2 + np.exp(-1))
     torch.testing.assert_close(shares, want, atol=3 * 0.5 / 2800**0.5, rtol=0)
+
+
+@pytest.mark.parametrize("classes", [5, 8192, 70_000])
+def test_the_first_and_the_last_point_find_classes_that_have_mass(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = np.array([[0.0, 1 - 2.0**-53]]).repeat(7, 0)
+    monkeypatch.setattr(tail, "_points", lambda rows, view, index, draws: ends)
+    known = torch.tensor([[0, 1, classes - 1]]).expand(7, 3)
+    found = draws(torch.full((7, classes), 3.0), known, 2)
+    assert (found == torch.tensor([2, classes - 2])).all()
