@@ -62,7 +62,7 @@ def main() -> int:
     equivalent = False
     for answers in ("views8", "views2"):
         difference, low, high = welch(top1["live"], top1[answers])
-        inside = -WITHIN < low and high < WITHIN
+        inside = low > -WITHIN and high < WITHIN
         equivalent = inside if answers == "views8" else equivalent
         document[answers] = {"difference": difference, "low": low, "high": high, "equivalent": inside}
         print(

@@ -23,8 +23,10 @@ from kdscale.jobs.warm import _import_everything
 from kdscale.pipeline.artifacts import Root
 from kdscale.train.build import build
 from kdscale.train.device import make_deterministic
+from kdscale.train.held import held
 from kdscale.train.inspect import write_first_look
 from kdscale.train.loop import BatchSource
+from kdscale.train.records import attempt_record
 from kdscale.train.stage import _StageRun
 from kdscale.train.stop import Stop
 
@@ -54,7 +56,7 @@ def main(runs: str, digest: str, steps: str) -> None:
     folder = root.stage(digest)
     assert folder is not None
     run = _StageRun(root, folder, Stop())
-    with run.claimed():
+    with held(folder, attempt_record(run.definition, run.spec, run.device)) as run.claim:
         make_deterministic(run.spec, run.device)
         parts = build(run.definition, root, run.device)
         loop = run._loop(parts)

@@ -52,7 +52,7 @@ def make_case(name: str, folder: Path, more: Sequence[str] = ()) -> Case:
     overrides = [f"stages.{MEASURED[name]}.train.epochs={EPOCHS}", f"engine.processes={WORLD}", *more]
     if name == "kd":
         overrides += ["stages.teacher.data.limit=256", "stages.teacher.train.epochs=1"]
-        overrides += ["stages.teacher.engine.processes=1"]
+        overrides += ["stages.teacher.engine.processes=1", "stages.assistant.teachers.teacher.cache=null"]
     root = Root(folder / name)
     plan = make_plan(load(str(QUICKSTART), overrides), root)
     prepare_folders(root, plan, retry_failed=False)
