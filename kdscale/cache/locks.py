@@ -37,14 +37,13 @@ class BlockLocks:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.held: set[int] = set()
+        if path.exists() and _key(path.stat()) in _OPEN:  # asked before: closing a handle would drop the other's locks
+            raise CacheError(f"{path.parent} is written by this process already: close that writer first")
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise read_only(path.parent, error) from error
-        found = os.fstat(self._handle)
-        self._key = (os.getpid(), found.st_dev, found.st_ino)
-        if self._key in _OPEN:  # and its handle stays open: closing it would drop the other's locks
-            raise CacheError(f"{path.parent} is written by this process already: close that writer first")
+        self._key = _key(os.fstat(self._handle))
         _OPEN.add(self._key)
 
     def take(self, block: int) -> bool:
@@ -70,10 +69,15 @@ class BlockLocks:
 
     def close(self) -> None:
         """Unlock all; does nothing the second time."""
-        if self._key in _OPEN:
-            _OPEN.remove(self._key)
+        if self._handle >= 0:
+            _OPEN.discard(self._key)
             self.held.clear()
             os.close(self._handle)
+            self._handle = -1
+
+
+def _key(found: os.stat_result) -> tuple[int, int, int]:
+    return os.getpid(), found.st_dev, found.st_ino
 
 
 @contextmanager

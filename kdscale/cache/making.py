@@ -57,6 +57,7 @@ def make(path: Path, manifest: Manifest, rows: NDArray[np.int64]) -> None:
     try:
         side.mkdir()
         atomic.write_bytes(side / "rows.bin", rows.astype("<i8").tobytes())
+        _lengthen(side / "locks", 0)  # never opened here again: closing a handle drops this process's locks
         _lay_out(side, manifest)
         atomic.write_json(side / "manifest.json", manifest.document())
         side.rename(path)
@@ -75,6 +76,8 @@ def grow(path: Path, old: Manifest, views: int) -> None:
     if views > old.views:
         grown = replace(old, views=views)
         _check_space(path, (grown.blocks - old.blocks) * grown.block_bytes)
+        for debris in path.glob(".manifest.json.*.tmp"):  # of processes that were killed here
+            debris.unlink(missing_ok=True)
         atomic.write_json(path / "manifest.json", grown.document())
         _lay_out(path, grown)
 
@@ -86,7 +89,6 @@ def shard_file(path: Path, index: int) -> Path:
 
 def _lay_out(path: Path, manifest: Manifest) -> None:
     """Give every file its length, never less than it has; holes take no space until blocks are written."""
-    _lengthen(path / "locks", 0)
     _lengthen(path / "blocks.bin", manifest.blocks * blocks.ENTRY_BYTES)
     records = manifest.blocks * manifest.block_rows
     for index in range(manifest.shards):

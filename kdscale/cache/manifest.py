@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -25,6 +26,8 @@ SCHEMA = 1
 DIGEST_CHARACTERS = 12
 """Of the digest, in a folder's name."""
 SHORT = 12
+PLAIN = re.compile(r"[^\W\d][\w-]*")
+"""Keys that stand in a dotted key as they are; others are quoted, so that no two places have the same name."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,8 @@ class Manifest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "identity", json.loads(_canonical(self.identity)))  # tuples as they are read back
         for name in ("rows", "record_bytes", "block_rows", "shard_records", "views"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise CacheError(f"{name} of a cache must be a whole number above 0, not {value!r}")
-        if not isinstance(self.rows_hash, str):
-            raise CacheError(f"rows_hash of a cache must be text, not {self.rows_hash!r}")
+            if getattr(self, name) < 1:
+                raise CacheError(f"{name} of a cache must be above 0, not {getattr(self, name)}")
         if self.shard_records % self.block_rows:
             raise CacheError(f"shard_records {self.shard_records} is no multiple of block_rows {self.block_rows}")
 
@@ -105,11 +105,15 @@ class Manifest:
             raise CacheStale(
                 f"{where}: made by a later kdscale, schema {schema}; this one reads {SCHEMA}: update, or fill another"
             )
-        names = {field.name for field in fields(cls)}
-        if schema != SCHEMA or not isinstance(document["identity"] if names <= document.keys() else None, dict):
-            raise CacheCorrupt(f"{where} is no manifest of a cache: {mend}")
+        kinds = {"schema": int, "identity": dict, "rows_hash": str}
+        kinds = {field.name: int for field in fields(cls)} | kinds
+        wrong = [
+            n for n, kind in kinds.items() if not isinstance(document, Mapping) or type(document.get(n)) is not kind
+        ]
+        if wrong or schema != SCHEMA:
+            raise CacheCorrupt(f"{where} is no manifest of a cache ({', '.join(wrong) or 'schema'}): {mend}")
         try:
-            manifest = cls(**{name: document[name] for name in names})
+            manifest = cls(**{field.name: document[field.name] for field in fields(cls)})
         except CacheError as error:
             raise CacheCorrupt(f"{where}: {error}: {mend}") from error
         if document.get("digest") != manifest.digest:
@@ -148,15 +152,15 @@ def _line(key: str, expected: str | None, found: str | None) -> str:
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Each value that holds no others, as JSON: 1, 1.0 and true are three different things in a digest."""
-    dot = f"{key}." if key else ""
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{dot}{name}")
+    if isinstance(value, Mapping) and (value or not key):
+        inner = [(name if PLAIN.fullmatch(name) else json.dumps(name), item) for name, item in value.items()]
     elif isinstance(value, list | tuple) and value:
-        for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{dot}{index}")
+        inner = [(str(index), item) for index, item in enumerate(value)]
     else:
         yield key, _canonical(value)
+        return
+    for name, item in inner:
+        yield from _leaves(item, f"{key}.{name}" if key else name)
 
 
 def _canonical(value: Any) -> str:

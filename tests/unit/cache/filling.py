@@ -1,13 +1,9 @@
-"""What the cache's tests share: caches of made-up records, and a process that fills one and may be killed.
-
-Run as a script: `python -m tests.unit.cache.filling FOLDER LOG SEED`.
-"""
+"""What the cache's tests share: caches of made-up records, processes that write them, small disks."""
 
 from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +14,6 @@ from numpy.typing import NDArray
 from kdscale.cache.folder import CacheFolder
 from kdscale.cache.manifest import Manifest, hash_of_rows
 from kdscale.cache.writer import BlockWriter
-
-NAMES = ("manifest.json", "rows.bin", "blocks.bin", "locks")
 
 
 def manifest_of(rows: NDArray[np.int64], **changes: Any) -> Manifest:
@@ -65,18 +59,25 @@ def bytes_of(folder: CacheFolder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.path.iterdir())}
 
 
-def main(path: str, log: str, seed: str) -> None:
-    """Fill what is missing, in an order of this process's own, until nothing is."""
-    folder, order = CacheFolder.open(Path(path)), random.Random(seed)
+def fill_slowly(path: Path, log: Path, seed: int) -> None:
+    """Fill what is missing until nothing is, in an order of this process's own; never returns.
+
+    Every write is done in pieces (as the system is free to), with pauses between them, so that a kill falls into one.
+    """
+    order, write = random.Random(seed), os.pwrite
+
+    def in_pieces(handle: int, data: memoryview, offset: int) -> int:
+        time.sleep(order.uniform(0, 0.001))
+        return write(handle, data[: order.randint(1, max(7, len(data) // 2))], offset)
+
+    os.pwrite = in_pieces
+    folder = CacheFolder.open(path)
     writer = BlockWriter(folder)
     noted = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     while len(missing := folder.missing()):
-        for block in map(int, order.sample(list(missing), len(missing))):
+        for block in order.sample(missing.tolist(), len(missing)):
             if writer.take(block):
-                time.sleep(order.uniform(0, 0.004))
                 writer.write(block, records_of(folder, block))
                 os.write(noted, f"{block}\n".encode())
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        time.sleep(0.001)
+    os._exit(0)
