@@ -139,10 +139,7 @@ class Outputs:
     features: list[Tensor] = field(default_factory=list)
 
     def at(self, temperature: float, student: Float[Tensor, "B C"]) -> Outputs:
-        """What a loss sees that divides these logits by `temperature`, and whose student has softmax(`student`).
-
-        A network's answer is itself; a record that holds a part of the logits is completed (cache/residuals.py).
-        """
+        """For a loss that divides by `temperature` and compares with softmax(student): a part record is completed."""
         return self
 
 

@@ -187,7 +187,7 @@ class CacheReader:
             f"block {block} does not match its checksum" if file.exists() else f"it is gone, and block {block} in it"
         )
         return CacheCorrupt(
-            f"{file}: {problem}. Whoever fills this cache computes it again: run python launch/sweep.py CONFIG "
-            "again, or set fill: on_use",
+            f"{file}: {problem}. `python launch/cache.py verify {self.folder.manifest.folder_name} --repair` makes it "
+            "anew; so does a student that may write here",
             block,
         )
