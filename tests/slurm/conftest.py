@@ -184,10 +184,10 @@ Make = Callable[..., Drill]
 
 @pytest.fixture
 def drill(cluster: None, tmp_path: Path) -> Make:
-    def make(name: str = "runs", config: dict[str, Any] = EXPERIMENT) -> Drill:
+    def make(name: str = "runs", config: dict[str, Any] = EXPERIMENT, cluster: Path | str = PROFILE) -> Drill:
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
-        return Drill(tmp_path / name, path)
+        return Drill(tmp_path / name, path, cluster)
 
     return make
 
