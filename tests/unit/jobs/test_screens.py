@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
 
+from kdscale.cache.folder import CacheFolder
+from kdscale.cache.manifest import Manifest, hash_of_rows
 from kdscale.config.load import Sweep, load
 from kdscale.jobs.explanation import explain_screen
 from kdscale.jobs.screens import plan_screen
 from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.caching import CacheNeed
 from kdscale.pipeline.plan import make_plan
 from kdscale.pipeline.planned import Plan
 
@@ -135,3 +139,19 @@ def test_explain_says_why_a_cache_is_filled_again(planning: Planning, override: 
     )
     assert "refill" in line
     assert f"{said}   nearest: {folder.path.name}" in line
+
+
+def test_a_cache_of_another_kind_of_record_does_not_serve(planning: Planning) -> None:
+    """A plan beside a dense cache, of sparse students: the one has no temperatures that the other could take over."""
+    plan, _, root = planning()
+    need = CacheNeed.of(next(stage for stage in plan.stages.values() if stage.kind == "fill").definition["need"])
+    manifest = Manifest(
+        identity=need.identity("ab"), rows=1024, rows_hash=hash_of_rows(np.arange(1024)),
+        record_bytes=need.layout.record_bytes, block_rows=512, shard_records=5120, views=8,
+    )  # fmt: skip
+    CacheFolder.create(root.caches, manifest, np.arange(1024))
+    cache = "stages.student.teachers.teacher.cache"
+    other = planning(f"{cache}.record=topk", f"{cache}.k=3")[0]
+    assert [stage.model for stage in other.stages.values() if stage.kind == "fill"] == [
+        "resnet_cifar depth=8: 8 views, top 3 + uniform, 26 B each"
+    ]
