@@ -49,11 +49,14 @@ class FakeStage:
     top1: float = 0.9
     kind: str = "train"
     terms: Sequence[str] = ("ce",)
+    cached: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Roles of teachers that a cache answers for, with the stages that fill it."""
+    results: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def taught(self) -> list[str]:
         """Roles of real teachers."""
-        return [role for role in self.teachers if role != "data"]
+        return [role for role in self.teachers if role != "data" and not role.startswith("cache:")]
 
 
 def _slightly_random(stage: FakeStage, values: Values) -> float:
@@ -143,16 +146,25 @@ def _entry(stage: FakeStage, digest: str, chosen: Values, known: Mapping[str, An
         for role, name in stage.teachers.items()
         if name in chosen
     ]
-    return {
+    entry = {
         "name": stage.name, "kind": stage.kind, "folder": f"stages/{stage.name}-{digest[:12]}", "parents": parents,
         "depth": 1 + max((known[p["digest"]]["depth"] for p in parents), default=-1), "model": stage.model,
         "cost": {
             "steps": STEPS_PER_EPOCH * tale.epochs, "epochs": tale.epochs, "params": stage.params,
             "flops": stage.flops, "train_flops": stage.flops * 3 * 54_000 * tale.epochs, "bytes": stage.params * 8,
-            "inodes": 12,
+            "inodes": 12, "images": STEPS_PER_EPOCH * 128 * tale.epochs,
         },
         "reused": stage.name in tale.reused,
     }  # fmt: skip
+    if stage.cached:
+        entry["caches"] = {
+            role: {
+                "need": digest_of(stage.teachers[role], {})[:12], "teacher": chosen[stage.teachers[role]], "views": 3,
+                "record": "dense", "record_bytes": 20, "block_rows": 512, "filled_by": [chosen[name] for name in fills],
+            }
+            for role, fills in stage.cached.items()
+        }  # fmt: skip
+    return entry
 
 
 def _write_stage(
@@ -165,7 +177,8 @@ def _write_stage(
     folder.mkdir(parents=True)
     info = {"classes": 10, "channels": 1, "size": 28, "class_names": CLASSES}
     (folder / "stage.yaml").write_text(yaml.safe_dump({"schema": 1, "digest": digest, "data": {"info": info}}))
-    share, steps, top1 = PROGRESS.get(state, 0.0), STEPS_PER_EPOCH * tale.epochs, tale.top1(stage, values)
+    share, top1 = PROGRESS.get(state, 0.0), tale.top1(stage, values)
+    steps = stage.results.get("blocks", STEPS_PER_EPOCH * tale.epochs)
     document: dict[str, Any] = {
         "schema": 1, "digest": digest, "name": stage.name, "state": state, "reason": REASONS.get(state, ""),
         "step": int(steps * share), "steps": steps, "epoch": tale.epochs * share, "updated": STARTED + 900,
@@ -173,6 +186,8 @@ def _write_stage(
     }  # fmt: skip
     if state == "done" and stage.kind == "train":
         document["results"] = _results(stage, top1, values, tale) | dict(tale.results)
+    if state == "done" and stage.kind == "fill":
+        document["results"] = dict(stage.results)
     (folder / "state.json").write_text(json.dumps(document))
     if stage.kind == "train" and share:
         lines = [*_training_lines(stage, top1, steps, share), *_validation_lines(stage, top1, tale.epochs, share)]
@@ -267,6 +282,24 @@ STUDENT = FakeStage(
 def takd(runs: Path, name: str = "quickstart", axes: Mapping[str, Sequence[str]] | None = None, **tale: Any) -> Path:
     """Teacher, assistant, student."""
     return write_sweep(runs, name, [replace(DATA, of=()), TEACHER, ASSISTANT, STUDENT], axes, Fiction(**tale))
+
+
+FILL = FakeStage(
+    "teacher-cache", "resnet_cifar depth=20: 3 views, dense, 20 B each", 0, 31.2e6,
+    {"data": "data", "teacher": "teacher"}, (), kind="fill", terms=(),
+    results={"blocks": 318, "images_per_s": 5200.0, "bytes": 3_256_320, "wall_s": 32.0},
+)  # fmt: skip
+CACHED = FakeStage(
+    "student", "resnet_cifar depth=8", 77_754, 9.4e6,
+    {"data": "data", "teacher": "teacher", "cache:teacher": "teacher-cache"}, None, 0.9074, terms=("ce", "kd"),
+    cached={"teacher": ["teacher-cache"]},
+)  # fmt: skip
+
+
+def cached(runs: Path, name: str = "cached", *, seeds: int = 2, fill: FakeStage = FILL, **tale: Any) -> Path:
+    """Students of several seeds that read one cache of a teacher."""
+    stages = [replace(DATA, of=()), replace(TEACHER, of=()), fill, CACHED]
+    return write_sweep(runs, name, stages, {"seed": [str(n) for n in range(seeds)]}, Fiction(**tale))
 
 
 # Gain of each method over labels alone; parameters, FLOPs and top-1 on labels alone of each student.

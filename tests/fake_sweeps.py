@@ -54,8 +54,9 @@ class Fake:
         ]
         depth = 1 + max((self.stages[p["digest"]]["depth"] for p in parents), default=-1)
         convert = name == "data"
+        kind = "convert" if convert else "fill" if name.endswith("-cache") else "train"
         return {
-            "name": name, "kind": "convert" if convert else "train", "folder": f"stages/{name}-{chosen[name][:12]}",
+            "name": name, "kind": kind, "folder": f"stages/{name}-{chosen[name][:12]}",
             "parents": parents, "depth": depth, "model": "fashion_mnist" if convert else "resnet_cifar depth=20",
             "cost": {"steps": 0 if convert else self.steps, "epochs": 10, "params": 270_000, "flops": 40_000_000,
                      "train_flops": 0 if convert else 10**12, "bytes": 9_000_000, "inodes": 35},

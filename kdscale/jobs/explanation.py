@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from kdscale.config.explain import Difference, default_of, nearest
 from kdscale.config.load import Sweep
 from kdscale.config.schema import StageSpec
 from kdscale.pipeline.artifacts import Root, StageFolder
-from kdscale.pipeline.planned import Plan, PlannedStage
+from kdscale.pipeline.planned import NEW, Plan, PlannedStage
 
 __all__ = ["explain_screen"]
 
@@ -34,11 +34,15 @@ def explain_screen(plan: Plan, sweep: Sweep, root: Root) -> RenderableType:
     for digest, stage in plan.stages.items():
         because, found = _because(plan, stage, sweep, finished)
         reasons[digest] = found
-        table.add_row(stage.name, digest[:6], "reused" if stage.reuse.done else _verdict(stage), because)
+        table.add_row(stage.name, digest[:6], _verdict(stage, refilled=bool(found)), because)
     return Group(table, *(Text(f"! {line}") for line in _warnings(plan, reasons)))
 
 
-def _verdict(stage: PlannedStage) -> str:
+def _verdict(stage: PlannedStage, *, refilled: bool) -> str:
+    if stage.reuse.done:
+        return "reused" if stage.reuse.state == "done" else "not needed"
+    if stage.kind == "fill" and stage.reuse.state == "waiting" and refilled:
+        return "refill"
     return {"waiting": "new", "done": "made anew"}.get(stage.reuse.state, "goes on")
 
 
@@ -47,6 +51,8 @@ def _because(
 ) -> tuple[str, list[Difference]]:
     if stage.reuse.done or stage.reuse.state != "waiting":
         return stage.reuse.because, []
+    if stage.kind == "fill":
+        return _because_filled(plan, stage, finished)
     own = identity(StageSpec.model_validate(stage.definition["spec"])) if stage.kind == "train" else {}
     candidates = [(folder, known) for folder, known in finished.get(stage.name, [])]
     near = nearest(candidates, own)
@@ -60,6 +66,30 @@ def _because(
     if not keys:
         keys.append("its data, a plug-in's revision or kdscale's own numerics changed")
     return f"{'; '.join(keys)}   nearest: {folder.path.name}", found
+
+
+def _because_filled(
+    plan: Plan, stage: PlannedStage, finished: dict[str, list[tuple[StageFolder, dict[str, Any]]]]
+) -> tuple[str, list[Difference]]:
+    """Why a cache is to be filled: nothing like it is there, or what its records are made from changed."""
+    near = nearest(finished.get(stage.name, []), _held(stage.definition["need"]))
+    if near is None or not near[1]:
+        upstream = [plan.stages[d].name for d, _ in stage.parents.values() if not plan.stages[d].reuse.done]
+        known = "never filled before" if stage.reuse.because == NEW.because else stage.reuse.because
+        return known + (f"; asks {', '.join(upstream)}" if upstream else ""), []
+    folder, found = near
+    keys = [
+        f"{key} changed" if key in ("teacher", "data.fingerprint") else f"{key} {was} -> {now}"
+        for key, was, now in found[:SHOWN]
+    ]  # fmt: skip
+    return f"{'; '.join(keys)}   nearest: {folder.path.name}", found
+
+
+def _held(need: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cache holds, without what follows from the rest."""
+    layout = {key: value for key, value in need["layout"].items() if key not in ("fields", "record_bytes")}
+    kept = {key: value for key, value in need.items() if key not in ("layout", "shard_mb")}
+    return kept | {"record": layout}
 
 
 def _change(one: Difference, stage: PlannedStage, sweep: Sweep) -> str:
@@ -77,12 +107,14 @@ def _short(key: str, value: Any) -> str:
 
 
 def _finished(root: Root) -> dict[str, list[tuple[StageFolder, dict[str, Any]]]]:
-    """Identities of all finished training stages, by name."""
+    """Identities of all finished training stages, and what finished fills hold, by name."""
     found: dict[str, list[tuple[StageFolder, dict[str, Any]]]] = {}
     for folder in root.stages():
         if folder.state().get("state") != "done":
             continue
         definition = folder.definition()
+        if definition["kind"] == "fill":
+            found.setdefault(folder.name, []).append((folder, _held(definition["need"])))
         if definition["kind"] == "train":
             with suppress(ValidationError):  # of another version of kdscale: nothing to compare with
                 spec = StageSpec.model_validate(definition["spec"])

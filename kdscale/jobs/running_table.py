@@ -45,7 +45,7 @@ def _columns(stages: Sequence[StageView], width: int) -> list[str]:
     free = width - max(len(stage.name) for stage in stages) - 3
     chosen = []
     for title, room in _NEEDS.items():
-        free -= room
+        free -= room + (max(len(stage.unit) for stage in stages) if title == "step" else 0)
         if free < 0:
             break
         chosen.append(title)
@@ -56,7 +56,7 @@ def _columns(stages: Sequence[StageView], width: int) -> list[str]:
 def _cells(stage: StageView) -> dict[str, str]:
     left, steps = stage.seconds_left(), stage.steps
     return {
-        "step": f"{stage.step:,}/{steps:,}" if steps else "",
+        "step": f"{stage.step:,}/{steps:,}{stage.unit}" if steps else "",
         "": f"{stage.step / steps:.0%}" if steps else "",
         "left": stage.status if stage.status != "running" else "" if left is None else duration(left),
         "img/s": figure(stage.metric("train/images_per_s"), ",.0f"),

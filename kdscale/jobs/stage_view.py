@@ -19,6 +19,8 @@ __all__ = ["StageView", "Tail"]
 
 IN_QUEUE = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED"})
 """States of a job that does not run now, but will."""
+UNITS = {"convert": " rows", "fill": " blocks"}
+"""What stages count that do not count steps."""
 SETTLED = frozenset({"done", "failed", "cancelled", "blocked", "paused"})
 """States that a job still in the queue does not change: it is about to end, or to be withdrawn."""
 
@@ -140,6 +142,24 @@ class StageView:
     def top1(self) -> float | None:
         """Final top-1 on test."""
         return (self.state.get("results") or {}).get("top1")
+
+    @property
+    def unit(self) -> str:
+        """What its steps are, to stand behind their number; empty where they are steps."""
+        return UNITS.get(self.entry.get("kind", "train"), "")
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Of training while it trains; of filling once a cache is filled, where anything was to be."""
+        filled = (self.state.get("results") or {}).get("images_per_s") if self.entry.get("kind") == "fill" else None
+        return filled or self.metric("train/images_per_s")
+
+    @property
+    def outcome(self) -> str:
+        """The figure of a finished stage: a network's accuracy, or how fast a cache was filled."""
+        if self.top1 is not None:
+            return f"top-1 {self.top1:.4f}"
+        return f"{self.images_per_s:,.0f} images/s" if self.status == "done" and self.images_per_s else ""
 
     def metric(self, name: str) -> float | None:
         """The newest value of a metric while the stage runs."""

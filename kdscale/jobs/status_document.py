@@ -52,8 +52,9 @@ def _stage(view: SweepView, stage: StageView) -> dict[str, Any]:
     return {
         "name": stage.name, "stage": stage.entry["name"], "digest": stage.digest, "state": stage.status,
         "reason": stage.state.get("reason", ""), "step": stage.step, "steps": stage.steps,
+        "unit": stage.unit.strip() or "steps",
         "epoch": stage.state.get("epoch"), "loss": stage.metric("train/loss"), "val_top1": stage.metric("val/top1"),
-        "top1": stage.top1, "images_per_s": stage.metric("train/images_per_s"), "seconds_left": stage.seconds_left(),
+        "top1": stage.top1, "images_per_s": stage.images_per_s, "seconds_left": stage.seconds_left(),
         "seconds_used": stage.wall_s(), "reused": bool(stage.entry.get("reused")),
         "attempts": len(stage.state.get("attempts", [])), "host": (stage.holder or {}).get("host"),
         "waits_for": [parent.name for parent in view.waits_for(stage)], "job": _job(view, stage),

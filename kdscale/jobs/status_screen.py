@@ -117,7 +117,7 @@ class _Lines:
         done = sorted(self._view.in_state("done"), key=lambda s: s.attempt.get("ended") or 0.0, reverse=True)
         shown = len(done) if self._each else FEW if self._many else SOME
         for stage in done[:shown]:
-            figures = f"  top-1 {stage.top1:.4f}" if stage.top1 is not None else ""
+            figures = f"  {stage.outcome}" if stage.outcome else ""
             how = "reused" if stage.entry.get("reused") else f"in {duration(stage.wall_s())}"
             yield self._line("done", f"{stage.name}{figures}  {how}")
         if len(done) > shown:

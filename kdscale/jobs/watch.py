@@ -88,8 +88,8 @@ class Watch:
                 self.say(f"{stage.short} running" + (f", resumed at step {resumed:,}" if resumed else ""))
 
     def _say_done(self, stage: StageView) -> None:
-        figures = f"  top-1 {stage.top1:.4f} on test" if stage.top1 is not None else ""
-        self.say(f"{stage.short} done in {duration(stage.wall_s())}{figures}")
+        said = f"  {stage.outcome}" + (" on test" if stage.top1 is not None else "") if stage.outcome else ""
+        self.say(f"{stage.short} done in {duration(stage.wall_s())}{said}")
 
     # ------------------------------------------------------------------ the table
 
@@ -150,16 +150,11 @@ def _table(stages: list[StageView], width: int) -> Table:
     return table
 
 
-_UNITS = {"convert": " rows", "fill": " blocks"}
-"""What stages count that do not count steps."""
-
-
 def _cells(stage: StageView) -> dict[str, ProgressBar | str]:
     evaluates, left = stage.status == "evaluating", stage.seconds_left()
-    unit = _UNITS.get(stage.entry.get("kind", "train"), "")
     return {
         "bar": ProgressBar(total=stage.steps or None, completed=stage.step, width=BAR, pulse=not stage.steps),
-        "steps": f"{stage.step:,}/{stage.steps:,}{unit}",
+        "steps": f"{stage.step:,}/{stage.steps:,}{stage.unit}",
         "epoch": figure(stage.state.get("epoch"), ".2f") if "epoch" in stage.state else "",
         "loss": figure(stage.metric("train/loss"), ".4f"),
         "val top-1": figure(stage.metric("val/top1")),
@@ -173,7 +168,7 @@ def _line(stage: StageView) -> str:
     cells = _cells(stage)
     counted = str(cells["steps"])
     parts = [stage.short, "" if stage.status == "running" else stage.status]
-    parts.append(counted if stage.entry.get("kind") in _UNITS else f"step {counted}")
+    parts.append(counted if stage.unit else f"step {counted}")
     parts += [f"{column} {cells[column]}" for column in ("epoch", "loss", "val top-1") if cells[column]]
     left = stage.seconds_left()
     parts += [f"{cells['img/s']} img/s" if cells["img/s"] else "", "" if left is None else f"{duration(left)} left"]

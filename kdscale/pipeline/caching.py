@@ -6,6 +6,7 @@ asks for, none of which changes what a record says.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -62,6 +63,21 @@ class CacheNeed:
         """How many rows it holds, where the data section limits them."""
         found: int | None = self.data["split"]["limit"]
         return found
+
+    @property
+    def record(self) -> str:
+        """What is kept of an answer, in a few words."""
+        layout = self.layout
+        return f"top {layout.k} + {layout.residual}" if layout.kind == "topk" else layout.kind.replace("_", " ")
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As plan.json holds it: who is asked, what is kept of the answers, and a `need` by which equal ones agree."""
+        return {
+            "need": hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()[:12],
+            "teacher": self.teacher, "views": self.views, "record": self.record,
+            "record_bytes": self.layout.record_bytes, "block_rows": self.block_rows,
+        }  # fmt: skip
 
     @property
     def shared(self) -> str:

@@ -28,6 +28,8 @@ class Cost:
 
     steps: int = 0
     epochs: int = 0
+    images: int = 0
+    """That a student sees in training; of a fill, that its teacher is asked for, padding of blocks included."""
     params: int = 0
     flops: int = 0
     """Forward, one image, of the student."""
@@ -110,6 +112,7 @@ def training_cost(
     return Cost(
         steps=steps,
         epochs=train.epochs,
+        images=steps * train.batch_size,
         params=params,
         flops=flops,
         teacher_flops=live + cached,
@@ -134,6 +137,7 @@ def fill_cost(rows: int, views: int, block_rows: int, record_bytes: int, teacher
     blocks = -(-rows // block_rows) * views
     return Cost(
         steps=-(-blocks // parts),
+        images=blocks * block_rows // parts,
         flops=teacher_flops,
         train_flops=blocks * block_rows * teacher_flops // parts,
         bytes=(blocks * (block_rows * record_bytes + 16) + 8 * rows) // parts,

@@ -94,6 +94,8 @@ def _larger(need: CacheNeed, known: Mapping[str, Any]) -> CacheNeed | None:
         )
     except (KeyError, TypeError):
         return None
+    if bool(temperatures) != bool(need.layout.temperatures):  # of another kind of record
+        return None
     layout = replace(need.layout, temperatures=tuple(temperatures))
     grown = replace(need, layout=layout, data={**need.data, "split": dict(split)})
     if grown.shared != need.shared or grown.united(need) != grown or grown.identity(weights) != dict(known):
@@ -134,6 +136,4 @@ def _engine(teacher: StageSpec) -> Any:
 
 def _phrase(need: CacheNeed) -> str:
     """What a cache holds, in a few words."""
-    layout = need.layout
-    kept = f"top {layout.k} + {layout.residual}" if layout.kind == "topk" else layout.kind.replace("_", " ")
-    return f"{need.views} view{'s' * (need.views != 1)}, {kept}, {layout.record_bytes} B each"
+    return f"{need.views} view{'s' * (need.views != 1)}, {need.record}, {need.layout.record_bytes} B each"

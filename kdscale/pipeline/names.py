@@ -3,6 +3,7 @@
     3f21ab                          a stage by the beginning of its digest; teacher-3f21ab; teacher, if there is one
     birds                           a sweep by its name, by birds-9c11 or by the beginning of its digest
     birds:student                   a stage of a sweep, where all trials share it
+    birds:teacher-cache-3f21ab      one of several of that name that no axis tells apart
     birds:student[crd,mine96,s1]    of the trials with these axis values, in any order; s1 is seed 1;
                                     lr=0.1 where a value alone could be of two axes
     latest, latest:student[s1]      the sweep that was planned last
@@ -119,6 +120,9 @@ class _Index:
         for digest, entry in self._planned.items():
             self._called.setdefault(entry["name"], []).append(digest)
         self._called = {name: list(dict.fromkeys(digests)) for name, digests in self._called.items()}
+        for digest, entry in self._planned.items():
+            if digest not in self._users and len(self._called[entry["name"]]) > 1:  # no axis tells it from its like
+                self._called[f"{entry['name']}-{digest[:6]}"] = [digest]
 
     def find(self, text: str, sweep: str) -> str:
         """The one digest that `stage[values]` means. Raises: ConfigError."""
@@ -151,8 +155,10 @@ class _Index:
         """The shortest name that finds this digest again."""
         stage = self._planned[digest]["name"]
         users = self._users.get(digest)
-        if not users or self._meant(stage, []) == [digest]:
+        if self._meant(stage, []) == [digest]:
             return str(stage)
+        if not users:
+            return f"{stage}-{digest[:6]}"
         axes = self._axes[users[0]]
         decisive = [a for a in axes if len({self._axes[i].get(a) for i in users}) == 1]
         for chosen in (decisive, list(axes)):

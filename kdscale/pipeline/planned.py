@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kdscale.pipeline.caching import CacheNeed
 from kdscale.pipeline.cost import Cost
 
 __all__ = ["NEW", "Plan", "PlannedStage", "PlannedTrial", "Reuse"]
@@ -110,8 +111,14 @@ class Plan:
 
 
 def _entry(stage: PlannedStage) -> dict[str, Any]:
-    return {
+    found = {
         "name": stage.name, "kind": stage.kind, "folder": stage.folder, "depth": stage.depth, "model": stage.model,
         "parents": [{"role": r, "digest": d, "selector": s} for r, (d, s) in stage.parents.items()],
         "cost": stage.cost.document(), "reused": stage.reuse.done, "because": stage.reuse.because,
     }  # fmt: skip
+    if "caches" in stage.definition:
+        found["caches"] = {
+            role: CacheNeed.of(cache["need"]).entry | {"filled_by": cache["filled_by"]}
+            for role, cache in stage.definition["caches"].items()
+        }
+    return found

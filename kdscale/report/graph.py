@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from kdscale.report.failures import by_progress
-from kdscale.report.records import StageRecord, SweepRecord, axis_value
+from kdscale.report.records import Parent, StageRecord, SweepRecord, axis_value
 from kdscale.report.statistics import interval
 from kdscale.report.wording import count, percent
 
@@ -15,6 +16,9 @@ __all__ = ["Drawing", "Edge", "Node", "draw"]
 MOST_NODES, TALLEST = 24, 8
 """Boxes that can be read: in all, and in one column."""
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN, ARCH, HEADROOM = 196.0, 68.0, 76.0, 18.0, 2.0, 26.0, 12.0
+LOW = 48.0
+"""Height of a cache's box, which has no figures."""
+_PART = re.compile(r"-\d+of\d+$")
 
 
 @dataclass
@@ -63,9 +67,16 @@ class Node:
         of = f" {sum(s.done for s in self.stages)}/{len(self.stages)}" if len(self.stages) > 1 else ""
         return f"{self.status}{of}"
 
+    @property
+    def is_cache(self) -> bool:
+        """Whether it stands for records between a teacher and those who read them: a smaller box."""
+        return self.stages[0].kind == "fill"
+
     def lines(self) -> list[str]:
         """What stands in the box, cut to its width."""
-        return [_cut(self.title, 18 if self.badge else 26), _cut(self.model, 31), self.figure]
+        held = self.model.rpartition(": ")[2].rpartition(", ")[0]  # whose records, the arrow says
+        words = held if self.is_cache else self.model
+        return [_cut(self.title, 18 if self.badge else 26), _cut(words, 31), self.figure]
 
 
 @dataclass(frozen=True)
@@ -108,8 +119,9 @@ def _place(nodes: list[Node], top: float) -> tuple[float, float]:
     for number, column in enumerate(columns):
         own = len(column) * (HEIGHT + GAP_Y) - GAP_Y
         for row, node in enumerate(column):
+            node.height = LOW if node.is_cache else HEIGHT
             node.x = MARGIN + number * (WIDTH + GAP_X)
-            node.y = top + (tall - own) / 2 + row * (HEIGHT + GAP_Y)
+            node.y = top + (tall - own) / 2 + row * (HEIGHT + GAP_Y) + (HEIGHT - node.height) / 2
     return len(columns) * (WIDTH + GAP_X) - GAP_X + 2 * MARGIN, top + tall + MARGIN
 
 
@@ -125,16 +137,27 @@ def _nodes(sweep: SweepRecord, stages: list[StageRecord]) -> list[Node]:
     for way in ways:
         found: dict[Hashable, list[StageRecord]] = {}
         for stage in stages:
-            found.setdefault(way(stage), []).append(stage)
+            found.setdefault(_cache_key(sweep, stage, way) or way(stage), []).append(stage)
         depths = [group[0].depth for group in found.values()]
         if len(found) <= MOST_NODES and max(depths.count(d) for d in set(depths)) <= TALLEST:
             break
     return [Node(group, _title(sweep, group)) for group in found.values()]
 
 
+def _cache_key(sweep: SweepRecord, stage: StageRecord, way: Callable[[StageRecord], Hashable]) -> Hashable:
+    """Parts of a cache are one box, and so are caches of one box of teachers that hold the same; None for others."""
+    if stage.kind != "fill":
+        return None
+    teacher = next((sweep.stages[p.digest] for p in stage.parents if p.role == "teacher"), stage)
+    return (_PART.sub("", stage.name), stage.depth, stage.model, way(teacher))
+
+
 def _title(sweep: SweepRecord, group: list[StageRecord]) -> str:
     """Stage name with the axis values that all of the box share, where they tell it from others."""
     name = group[0].name
+    if group[0].kind == "fill":
+        caches = sum(stage.name == name for stage in group)  # its other parts have other names
+        return _PART.sub("", name) + (f" ×{caches}" if caches > 1 else "")
     number = f" ×{len(group)}" if len(group) > 1 else ""
     digests = {s.digest for s in group}
     users = [t.axes for t in sweep.trials if t.stages.get(name) in digests]
@@ -150,24 +173,39 @@ def _edges(nodes: list[Node]) -> list[Edge]:
     found: dict[tuple[int, int, str], Edge] = {}
     for node in nodes:
         for stage in node.stages:
-            inner = [p for p in stage.parents if p.role != "data"] or stage.parents
-            for parent in inner:
+            for parent in _drawn(stage):
                 source = home.get(parent.digest)
                 if source is not None:
-                    role = "" if parent.role in (source.stages[0].name, "data") else parent.role
-                    found.setdefault((id(source), id(node), parent.role), _edge(source, node, role, parent.selector))
+                    label = _label(stage, parent, source)
+                    role = "cache" if parent.role.startswith("cache:") else parent.role  # one for all parts of it
+                    found.setdefault((id(source), id(node), role), _edge(source, node, label))
     return list(found.values())
 
 
-def _edge(source: Node, target: Node, role: str, selector: str) -> Edge:
-    label = role if selector in ("last", "store") else f"{role}@{selector}"
+def _drawn(stage: StageRecord) -> list[Parent]:
+    """The parents that get an edge: a teacher whose records another stage fills is asked through those."""
+    through = {role for role, cache in stage.caches.items() if cache["filled_by"]}
+    return [p for p in stage.parents if p.role != "data" and p.role not in through] or stage.parents
+
+
+def _label(stage: StageRecord, parent: Parent, source: Node) -> str:
+    """What an edge says: as what it is taken, where the source's name does not tell, and which snapshot."""
+    if parent.role.startswith("cache:"):
+        return ""
+    if parent.role in stage.caches:
+        return "cached"
+    role = "" if parent.role in (source.stages[0].name, "data") else parent.role
+    return role if parent.selector in ("last", "store") else f"{role}@{parent.selector}"
+
+
+def _edge(source: Node, target: Node, label: str) -> Edge:
     if target.x - source.x > WIDTH + GAP_X + 1:
         return _arch(source, target, label)
     x0, y0 = source.x + source.width, source.y + source.height / 2
     x1, y1 = target.x, target.y + target.height / 2
     bend = max(28.0, (x1 - x0) / 2)
     path = f"M{x0:.1f} {y0:.1f}C{x0 + bend:.1f} {y0:.1f} {x1 - bend:.1f} {y1:.1f} {x1 - 5:.1f} {y1:.1f}"
-    return Edge(path, _cut(label, 12), (x0 + x1) / 2, (y0 + y1) / 2 - 5)
+    return Edge(path, _cut(label, 13), (x0 + x1) / 2, (y0 + y1) / 2 - 5)
 
 
 def _arch(source: Node, target: Node, label: str) -> Edge:

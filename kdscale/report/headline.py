@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from kdscale.report.caches import cache_facts
 from kdscale.report.cells import same_network_alone
 from kdscale.report.failures import states
 from kdscale.report.groups import BASELINE, Group, against, baseline_of, groups_of
@@ -117,6 +118,7 @@ def provenance(sweep: SweepRecord) -> Provenance:
             facts.append(
                 ({"world": "processes"}.get(key, key), ", ".join(values[:6]) + (" …" if len(values) > 6 else ""))
             )
+    facts += cache_facts(sweep)
     tracking = sweep.plan.get("tracking") or {}
     facts.append(("tracking", f"{tracking.get('uri') or 'off'} · experiment {tracking.get('experiment') or '–'}"))
     mixed = [

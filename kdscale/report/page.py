@@ -9,6 +9,7 @@ from typing import Any
 
 from kdscale import __version__, atomic
 from kdscale.report import first_look, graph, panels
+from kdscale.report.caches import cache_savings, teacher_times
 from kdscale.report.classes import class_heat
 from kdscale.report.failures import failures, states
 from kdscale.report.grid import Grid, templates
@@ -16,7 +17,7 @@ from kdscale.report.groups import Group, Layout, groups_of, layout_of
 from kdscale.report.headline import headline, provenance, savings
 from kdscale.report.records import SweepRecord
 from kdscale.report.tables import group_grid, main_grids, whole_grid
-from kdscale.report.wording import count, percent
+from kdscale.report.wording import count, millis, percent
 
 __all__ = ["write_report"]
 
@@ -54,6 +55,8 @@ def _context(sweep: SweepRecord) -> dict[str, Any]:
         "curves": panels.curve_rows(sweep, colours),
         "graph": graph.draw(sweep),
         "savings": savings(sweep),
+        "caches": [saving for saving in cache_savings(sweep) if saving.read],
+        "teacher_times": teacher_times(sweep),
         "sheets": first_look.sheets(sweep),
         "terms": terms[:MOST_TERM_TABLES],
         "more_terms": max(0, len(terms) - MOST_TERM_TABLES),
@@ -64,6 +67,7 @@ def _context(sweep: SweepRecord) -> dict[str, Any]:
         "version": __version__,
         "count": count,
         "percent": percent,
+        "millis": millis,
     }
 
 

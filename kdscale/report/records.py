@@ -54,6 +54,8 @@ class StageRecord:
         self.depth: int = entry.get("depth", 0)
         self.cost: dict[str, Any] = entry.get("cost") or {}
         self.reused: bool = bool(entry.get("reused"))
+        self.caches: dict[str, dict[str, Any]] = entry.get("caches") or {}
+        """Of teachers that a cache answers for, by role: what it holds and who fills it."""
         self._model: str = entry.get("model") or ""
 
     @cached_property

@@ -11,6 +11,7 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
+from kdscale.report.caches import said_in_short
 from kdscale.report.cells import (
     accuracy_cell,
     best_on_test,
@@ -45,7 +46,8 @@ def summary(sweep_folder: Path) -> RenderableType:
         parts.append(Text(f"          {failure.whom}", style="dim"))
     for grid in main_grids(sweep):
         parts += [Text(""), Screen(grid)]
-    return Stack(*parts)
+    saved = said_in_short(sweep)
+    return Stack(*parts, *([Text(saved)] if saved else []))
 
 
 def main_grids(sweep: SweepRecord, layout: Layout | None = None, groups: Sequence[Group] | None = None) -> list[Grid]:

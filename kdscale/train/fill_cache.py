@@ -78,6 +78,8 @@ class _Fill:
         cache = create_cache(self.root, self.need, consumed["teacher"], store, self.spec.data)
         self.blocks = part_of(self.need.views * cache.manifest.blocks_per_view, self.definition["part"])
         self._say(cache, "running")
+        if self.claim is not None:
+            self.folder.note_attempt(resumed_from=self.stop.step)
         info = DatasetInfo.of(self.definition["data"]["info"])
         taps = ["pooled"] if self.need.layout.pooled else []
         network = teacher_network(parents["teacher"], info, image_size(self.spec, info), taps)

@@ -56,6 +56,12 @@ def results_of(
         attempts: all of them, for the wall time.
     """
     median, p95 = latency_ms(parts.network, parts.blank_image())
+    caches = {
+        cache.role: {
+            "digest": cache.folder.manifest.digest, "views": cache.need.views, "record": cache.need.record,
+        }
+        for cache in parts.caches
+    }  # fmt: skip
     validated = state.best_epoch >= 0
     return {
         "model": definition["model"],
@@ -77,7 +83,7 @@ def results_of(
         "per_class": figures.per_class,
         "class_names": list(definition["data"]["info"]["class_names"]),
         "test_rows": figures.samples,
-        "extra": {},
+        "extra": {"cache": caches} if caches else {},
     }
 
 

@@ -211,3 +211,37 @@ class TestCommand:
         done = self.run("birds", "--watch", "--runs", str(fake.root.path))
         assert done.returncode == 0
         assert done.stdout.startswith("birds  6 trials")
+
+
+class TestCaches:
+    @pytest.fixture
+    def filling(self, tmp_path: Path) -> Fake:
+        parents = {"data": [], "teacher": ["data"], "teacher-cache": ["teacher"], "student": ["teacher-cache"]}
+        fake = Fake(Root(tmp_path), parents=parents)
+        finish(fake.folder("data"), None)
+        finish(fake.folder("teacher"), 0.93)
+        return fake
+
+    def test_one_that_is_filled_says_its_blocks_and_the_time_left(self, filling: Fake) -> None:
+        folder = filling.folder("teacher-cache")
+        claim = begin(folder, time.time() - 100_000, resumed_from=172)
+        folder.write_state(step=372, steps=848)
+        text = printed("birds", filling.root)
+        claim.release()
+        row = next(line for line in text.splitlines() if "birds:teacher-cache" in line and "372" in line)
+        assert "372/848 blocks" in row
+        assert "2 d 18 h" in row, "476 blocks at the 500 s each of this attempt"
+
+    def test_a_filled_one_says_how_fast(self, filling: Fake) -> None:
+        finish(filling.folder("teacher-cache"), None, results={"images_per_s": 5234.4, "blocks": 848})
+        assert "birds:teacher-cache  5,234 images/s  in 2:00" in printed("birds", filling.root)
+        stages = json.loads(printed("birds", filling.root, as_json=True))["stages"]
+        found = {stage["stage"]: (stage["unit"], stage["images_per_s"]) for stage in stages}
+        assert found == {
+            "data": ("rows", None), "teacher": ("steps", None), "teacher-cache": ("blocks", 5234.4),
+            "student": ("steps", None),
+        }  # fmt: skip
+
+    def test_one_that_was_there_has_no_speed(self, filling: Fake) -> None:
+        finish(filling.folder("teacher-cache"), None, results={"images_per_s": 0.0, "blocks": 0})
+        assert "birds:teacher-cache  in 2:00" in printed("birds", filling.root)

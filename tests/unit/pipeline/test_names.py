@@ -227,3 +227,15 @@ class TestNames:
         }
         plan = plan_of(axes, {"student": list(axes)})
         assert len(names_in(plan, "b")) == 1000
+
+
+def test_caches_that_no_axis_tells_apart_have_names_that_can_be_pasted() -> None:
+    plan = plan_of({"seed": ["0"]}, {"teacher": [], "student": []})
+    plan["stages"] |= {"ab" * 32: {"name": "teacher-cache"}, "cd" * 32: {"name": "teacher-cache"}}
+    names = names_in(plan, "birds")
+    assert names["ab" * 32] == "birds:teacher-cache-ababab"
+    assert names["cd" * 32] == "birds:teacher-cache-cdcdcd"
+    for digest, name in names.items():
+        assert digest_in(plan, name.partition(":")[2]) == digest
+    with pytest.raises(ConfigError, match="could be any of birds:teacher-cache-ababab, birds:teacher-cache-cdcdcd"):
+        digest_in(plan, "teacher-cache", "birds")
