@@ -141,7 +141,7 @@ class Outputs:
     def at(self, temperature: float, student: Float[Tensor, "B C"]) -> Outputs:
         """What a loss sees that divides these logits by `temperature`, and whose student has softmax(`student`).
 
-        A network's answer is itself; a record of a part of the logits is completed, an ensemble averaged.
+        A network's answer is itself; a record that holds a part of the logits is completed (cache/residuals.py).
         """
         return self
 
