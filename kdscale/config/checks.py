@@ -9,7 +9,7 @@ from typing import Any
 
 from kdscale import plugins
 from kdscale.config.complaints import KeyedError, hint
-from kdscale.config.schema import Experiment, StageSpec, StudentConfig, TermConfig
+from kdscale.config.schema import Experiment, StageSpec, StudentConfig, TeacherRef, TermConfig
 from kdscale.config.stages import parse_reference, term_key
 from kdscale.errors import ConfigError
 
@@ -40,6 +40,7 @@ def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None
             raise KeyedError(f"stages.{name}", f"{_RESERVED[name]}; call the stage something else")
         _check_plugins(name, spec)
         _check_engine(name, spec)
+        _check_teachers(name, spec)
         _check_terms(name, spec)
         for key, text in _references(name, spec):
             _check_reference(key, text, stages)
@@ -66,7 +67,8 @@ def _check_engine(name: str, spec: StageSpec) -> None:
 
 def _references(name: str, spec: StageSpec) -> Iterator[tuple[str, str]]:
     for role, ref in spec.teachers.items():
-        yield f"stages.{name}.teachers.{role}.from", ref.from_
+        if ref.from_ is not None:
+            yield f"stages.{name}.teachers.{role}.from", ref.from_
     if spec.init_from is not None:
         yield f"stages.{name}.init_from", spec.init_from.from_
 
@@ -96,14 +98,62 @@ def _check_order(stages: Mapping[str, StageSpec]) -> None:
         raise KeyedError(f"stages.{circle[0]}", f"stages form a cycle: {' -> '.join(circle)}") from error
 
 
+# --------------------------------------------------------------------------- teachers
+
+
+def _check_teachers(name: str, spec: StageSpec) -> None:
+    for role, ref in spec.teachers.items():
+        at = f"stages.{name}.teachers.{role}"
+        _check_name(at, role)
+        if ref.mean is None:
+            _check_one_network(at, ref)
+        else:
+            _check_ensemble(at, ref, ref.mean)
+            for member in ref.mean:
+                _check_member(f"{at}.mean", role, member, spec.teachers)
+
+
+def _check_one_network(at: str, ref: TeacherRef) -> None:
+    if ref.from_ is None:
+        raise KeyedError(f"{at}.from", "is missing: name a stage, or give the members of an ensemble as mean: [a, b]")
+    for key in ("of", "weights"):
+        if key in ref.model_fields_set:
+            raise KeyedError(f"{at}.{key}", "is for an ensemble, which names its members as mean: [a, b]; leave it out")
+
+
+def _check_ensemble(at: str, ref: TeacherRef, members: list[str]) -> None:
+    if ref.from_ is not None:
+        said = f"an ensemble is no stage: give {ref.from_} a name of its own under teachers, and add that to mean"
+        raise KeyedError(f"{at}.from", said)
+    if ref.cache is not None:
+        raise KeyedError(f"{at}.cache", f"a mean is not kept, but what it is made from: set it in {', '.join(members)}")
+    if len(members) < 2:
+        single = f"listen to {members[0]} itself" if members else "say mean: [a, b]"
+        raise KeyedError(f"{at}.mean", f"an ensemble has at least two members; {single}")
+    for member in members:
+        if members.count(member) > 1:
+            raise KeyedError(f"{at}.mean", f"{member} is named twice; give it a larger weight")
+    if ref.weights is not None and len(ref.weights) != len(members):
+        raise KeyedError(f"{at}.weights", f"{len(ref.weights)} weights for {len(members)} members; give one each")
+
+
+def _check_member(key: str, role: str, member: str, teachers: Mapping[str, TeacherRef]) -> None:
+    if member == role:
+        raise KeyedError(key, f"{role} cannot be a member of itself")
+    if member not in teachers:
+        networks = [name for name, ref in teachers.items() if ref.mean is None]
+        raise KeyedError(key, f"{member} is no teacher of this stage{hint(member, networks)}")
+    inner = teachers[member].mean
+    if inner is not None:
+        raise KeyedError(key, f"{member} is an ensemble itself; name its members instead ({', '.join(inner)})")
+
+
 # --------------------------------------------------------------------------- terms
 
 
 def _check_terms(name: str, spec: StageSpec) -> None:
     at = f"stages.{name}"
     seen: set[str] = set()
-    for teacher in spec.teachers:
-        _check_name(f"{at}.teachers.{teacher}", teacher)
     for pass_, terms in spec.passes.items():
         for number, term in enumerate(terms):
             _check_name(f"{term_key(spec, name, pass_, str(number))}.id", term.id)
@@ -126,6 +176,10 @@ def _check_teacher(key: str, term: TermConfig, spec: StageSpec) -> None:
             f"{key}.teacher", f"{term.teacher} is no teacher of this stage{hint(term.teacher, spec.teachers)}"
         )
     _check_exists(f"{key}.name", "losses", term.name)
+    members = spec.teachers[term.teacher].mean if term.teacher is not None else None
+    if members and term.taps is not None and term.taps.teacher:
+        said = f"{term.teacher} is an ensemble, whose members differ in their features; listen to one of them"
+        raise KeyedError(f"{key}.taps.teacher", f"{said} (teacher: {' or '.join(members)})")
     if term.teacher is None and plugins.needs_teacher(term.name) and len(spec.teachers) != 1:
         have = f"this stage has {', '.join(spec.teachers)}" if spec.teachers else "this stage has none"
         raise KeyedError(key, f"{term.name} needs a teacher: set teacher: NAME ({have})")

@@ -106,9 +106,13 @@ def _student(student: StudentConfig) -> dict[str, Any]:
 
 
 def _taken(ref: TeacherRef) -> dict[str, Any]:
-    """What a stage takes from a teacher, besides its digest: of `from` only the part."""
-    part = ref.from_.partition("#")[2]
-    return {k: v for k, v in _fields(ref).items() if k != "from"} | ({"part": part} if part else {})
+    """What a stage takes from a teacher, besides its digest: of `from` only the part.
+
+    An ensemble is the roles of its members, whose digests are among the parents, with their shares.
+    """
+    part = (ref.from_ or "").partition("#")[2]
+    found = {k: v for k, v in _fields(ref).items() if k not in ("from", "weights")}
+    return found | ({"part": part} if part else {}) | ({"mean": ref.shares} if ref.mean else {})
 
 
 def _terms(spec: StageSpec) -> list[tuple[str, Any]]:

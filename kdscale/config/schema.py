@@ -9,10 +9,11 @@ enters the digest) or marked `outside()`: recorded with each attempt, never hash
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from kdscale.config.sections import (
     AugmentConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "InitFrom",
     "InputConfig",
     "LimitsConfig",
+    "MeanOf",
     "PluginsConfig",
     "ResourcesConfig",
     "StageConfig",
@@ -51,6 +53,8 @@ __all__ = [
 
 Weight = float | str | dict[str, Any]
 """A number, arithmetic over `params` (replaced by its value on loading), or a schedule such as {linear: [4, 1]}."""
+MeanOf = Literal["logits", "probabilities"]
+"""What an ensemble averages of its members' answers."""
 
 
 # --------------------------------------------------------------------------- networks
@@ -88,11 +92,27 @@ class StudentConfig(BaseModel):
 
 
 class TeacherRef(Model):
-    """A finished stage that answers each batch."""
+    """A finished stage that answers each batch, or the mean of several other teachers of the same stage."""
 
-    from_: str = Field(alias="from", description="STAGE or STAGE@last|best|epoch:n|acc:x")
+    from_: str | None = Field(None, alias="from", description="STAGE or STAGE@last|best|epoch:n|acc:x")
     cache: CacheConfig | None = Field(None, description="answers from disk instead of a live network")
+    mean: list[str] | None = Field(None, description="an ensemble: names of other teachers of this stage")
+    of: MeanOf = Field("logits", description="what is averaged; probabilities: at each term's temperature")
+    weights: list[Annotated[PositiveFloat, AllowInfNan(False)]] | None = Field(
+        None, description="of the members in the mean, in their order; scaled to add up to 1, default equal"
+    )
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Members of an ensemble with their parts of the mean, which add up to 1.
+
+        Neither the order in the config nor the weights' scale is seen in it, to the last digit.
+        """
+        members = self.mean or []
+        weights = self.weights or [1.0] * len(members)
+        whole = math.fsum(weights)
+        return {name: float(f"{weight / whole:.12g}") for name, weight in sorted(zip(members, weights, strict=True))}
 
 
 class TapsConfig(Model):

@@ -20,6 +20,7 @@ from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate
+from kdscale.teachers.ensemble import Ensemble
 
 __all__ = [
     "Assembled",
@@ -51,6 +52,8 @@ class Assembled:
     network: Network
     strategy: Strategy
     teachers: dict[str, Network]
+    ensembles: list[Ensemble]
+    """Of those teachers."""
     own_rates: dict[str, OwnRate]
     """Of terms that train with their own rate, by parameter name prefix."""
 
@@ -91,13 +94,15 @@ def assemble(
         built = []
         for term in terms:
             at = f"{where}.losses.{term.id}" if pass_ == "main" else f"{where}.passes.{pass_}.{term.id}"
-            if term.teacher is not None and term.teacher not in teachers:
-                raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({', '.join(teachers)})")
+            if term.teacher is not None and term.teacher not in spec.teachers:
+                have = ", ".join(spec.teachers)
+                raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({have})")
             built.append(_term(term, at, seen))
         passes[pass_] = built
     _refuse_accumulation(spec, passes, where)
     strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
-    return Assembled(network, strategy, teachers, _own_rates(every))
+    ensembles = [Ensemble(name, ref.shares, ref.of) for name, ref in spec.teachers.items() if ref.mean is not None]
+    return Assembled(network, strategy, teachers, ensembles, _own_rates(every))
 
 
 def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str) -> list[str]:
@@ -113,6 +118,7 @@ def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str)
     strategy.train()
     with torch.no_grad():
         taught = {name: net.eval()(batch.images) for name, net in assembled.teachers.items()}
+    taught |= {ensemble.name: ensemble(taught) for ensemble in assembled.ensembles}
     for pass_ in strategy.passes:
         try:
             strategy(batch, taught, pass_).total.backward()
@@ -220,7 +226,7 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
     if term.name == "ce" and spec.train.label_smoothing:
         options = {"label_smoothing": spec.train.label_smoothing, **options}
     config = plugin_config(cls, options, where)
-    teacher = _teacher_of(term, cls, list(seen.networks), where)
+    teacher = _teacher_of(term, cls, list(spec.teachers), where)
     student_taps = term.taps.student if term.taps else []
     teacher_taps = term.taps.teacher if term.taps else []
     if "features" in cls.needs and not student_taps:

@@ -199,10 +199,11 @@ def need_of(
 
 
 def _listening(spec: StageSpec, role: str) -> list[TermConfig]:
-    """The terms that listen to a teacher."""
+    """The terms that listen to a teacher, alone or in an ensemble."""
     only = len(spec.teachers) == 1
+    names = {role, *(name for name, ref in spec.teachers.items() if role in (ref.mean or []))}
     found = [term for terms in spec.passes.values() for term in terms]
-    return [t for t in found if t.teacher == role or (only and t.teacher is None and _loss(t).needs_teacher)]
+    return [t for t in found if t.teacher in names or (only and t.teacher is None and _loss(t).needs_teacher)]
 
 
 def refuse_what_the_cache_cannot_give(spec: StageSpec) -> None:

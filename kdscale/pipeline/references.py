@@ -16,22 +16,24 @@ __all__ = ["in_depth", "in_order", "parents_first", "parents_of"]
 
 def parents_of(spec: StageSpec, known: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Role to (digest, selector) of every stage that this one takes from."""
-    references = {role: ref.from_ for role, ref in spec.teachers.items()}
-    if spec.init_from is not None:
-        references["init_from"] = spec.init_from.from_
     found = {}
-    for role, text in references.items():
+    for role, text in _references(spec).items():
         stage, selector, _ = parse_reference(text)
         found[role] = (known[stage], selector)
     return found
+
+
+def _references(spec: StageSpec) -> dict[str, str]:
+    """Role to reference; an ensemble takes from no stage but through its members."""
+    found = {role: ref.from_ for role, ref in spec.teachers.items() if ref.from_ is not None}
+    return found | ({"init_from": spec.init_from.from_} if spec.init_from is not None else {})
 
 
 def in_order(specs: Mapping[str, StageSpec]) -> list[str]:
     """Names of a trial's stages, parents first. Raises: ConfigError for an unknown reference or a cycle."""
     edges = {}
     for name, spec in specs.items():
-        texts = [ref.from_ for ref in spec.teachers.values()] + ([spec.init_from.from_] if spec.init_from else [])
-        edges[name] = [parse_reference(text)[0] for text in texts]
+        edges[name] = [parse_reference(text)[0] for text in _references(spec).values()]
         for parent in edges[name]:
             if parent not in specs:
                 raise ConfigError(f"stages.{name}: takes from {parent}, which is no stage ({', '.join(specs)})")

@@ -26,6 +26,7 @@ from kdscale.nn.sync_bn import average_buffers, to_sync_bn
 from kdscale.nn.weights import fit_tensors
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Assembled, Parent, assemble, freeze, image_size, keep_frozen_in_eval
+from kdscale.teachers.ensemble import Ensemble
 from kdscale.teachers.network import NetworkTeacher
 from kdscale.train.caches import RecordsAhead, TeacherCache, open_caches
 from kdscale.train.evaluate import Evaluator
@@ -62,8 +63,9 @@ class Parts:
         self.hashes = [teacher.fingerprint() for teacher in self.live]
         cached = [cache.teacher() for cache in self.caches]
         names = {teacher.name for teacher in cached}
-        self.teachers: list[Teacher] = [*cached, *(teacher for teacher in self.live if teacher.name not in names)]
-        """Whom training asks."""
+        live = [teacher for teacher in self.live if teacher.name not in names]
+        self.teachers: list[Teacher | Ensemble] = [*self.assembled.ensembles, *cached, *live]
+        """Whom training asks; an ensemble before its members, since fidelity is shown to the first."""
         self.batches: BatchSource = RecordsAhead(self.train_loader, cached) if cached else self.train_loader
         """What it asks about."""
 
@@ -86,7 +88,8 @@ class Parts:
         )
         if not loader.samples:
             return None
-        return Evaluator(loader, self.live, self.classes, self.device, loader.samples)
+        heard: list[Teacher | Ensemble] = [*self.assembled.ensembles, *self.live]
+        return Evaluator(loader, heard, self.classes, self.device, loader.samples)
 
     def fill_view(self, epoch: int, stop: Stop, told: Callable[[], None]) -> bool:
         """Make what caches lack of the view of an epoch; called by all ranks. False when asked to stop."""

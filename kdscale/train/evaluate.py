@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from kdscale import ranks
 from kdscale.api import Batch, Outputs, Teacher
 from kdscale.nn.precision import autocast_of
+from kdscale.teachers.ensemble import Ensemble
+from kdscale.train.asking import ask
 
 __all__ = ["Evaluator", "Figures", "latency_ms"]
 
@@ -56,15 +58,16 @@ class Evaluator:
 
     Args:
         loader: yields this rank's share of the split, each sample once over all ranks.
-        teachers: whom agreement is measured with.
+        teachers: whom agreement is measured with; the members of an ensemble are among them.
         classes: number of classes.
         device: where the network is.
         samples: rows of the split, over all ranks.
     """
 
     def __init__(
-        self, loader: Iterable[Batch], teachers: Sequence[Teacher], classes: int, device: torch.device, samples: int
-    ) -> None:
+        self, loader: Iterable[Batch], teachers: Sequence[Teacher | Ensemble], classes: int, device: torch.device,
+        samples: int,
+    ) -> None:  # fmt: skip
         self._loader = loader
         self._teachers = teachers
         self._classes = classes
@@ -109,7 +112,8 @@ class Evaluator:
 
     def _taught(self, index: int, batch: Batch) -> dict[str, Tensor]:
         if index == len(self._answers):
-            self._answers.append({t.name: t(batch).logits.float().cpu() for t in self._teachers})
+            answers = ask(self._teachers, batch)
+            self._answers.append({name: answer.logits.float().cpu() for name, answer in answers.items()})
         return {name: logits.to(self._device) for name, logits in self._answers[index].items()}
 
 

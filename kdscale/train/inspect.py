@@ -20,6 +20,7 @@ from kdscale.api import Batch, Outputs, Strategy, Weighted
 from kdscale.config.schema import TrainConfig
 from kdscale.nn.network import Network
 from kdscale.nn.precision import autocast_of
+from kdscale.train.asking import ask
 from kdscale.train.build import Parts
 
 __all__ = ["write_first_look"]
@@ -35,7 +36,7 @@ def write_first_look(folder: Path, parts: Parts, train: TrainConfig, *, write: b
     in its precision: whatever is compiled, chosen or kept for a shape serves training too, and memory stays below it.
     """
     batch = parts.first_batch().split(train.accumulation)[0].to(parts.device)
-    taught = {teacher.name: teacher(batch) for teacher in parts.teachers}
+    taught = ask(parts.teachers, batch)
     with autocast_of(train.precision, parts.device):
         terms = _terms(copy.deepcopy(parts.assembled.strategy), batch, taught)
     if write:

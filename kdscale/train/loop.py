@@ -18,6 +18,8 @@ from kdscale import ranks
 from kdscale.api import Batch, BatchIterator, Engine, Losses, Teacher, Tracker
 from kdscale.config.schema import TrainConfig
 from kdscale.draws import seed_of
+from kdscale.teachers.ensemble import Ensemble
+from kdscale.train.asking import ask
 from kdscale.train.device import seed_generators
 from kdscale.train.evaluate import Figures
 from kdscale.train.metrics import Meter, one
@@ -63,7 +65,7 @@ class LoopState:
 
 
 def train_step(
-    engine: Engine, teachers: Sequence[Teacher], batch: Batch, accumulation: int, meter: Meter
+    engine: Engine, teachers: Sequence[Teacher | Ensemble], batch: Batch, accumulation: int, meter: Meter
 ) -> dict[str, Losses]:
     """Teach one batch: one optimizer update for each of the strategy's passes.
 
@@ -75,7 +77,7 @@ def train_step(
     for index, part in enumerate(parts):
         begun = time.perf_counter()
         with torch.no_grad():
-            taught = {teacher.name: teacher(part) for teacher in teachers}
+            taught = ask(teachers, part)
         if teachers:
             meter.spend("teacher", time.perf_counter() - begun)
         losses = {}
@@ -101,7 +103,7 @@ class Loop:
     train: TrainConfig
     seed: int
     engine: Engine
-    teachers: Sequence[Teacher]
+    teachers: Sequence[Teacher | Ensemble]
     loader: BatchSource
     meter: Meter
     tracker: Tracker | None

@@ -34,6 +34,8 @@ CASES: dict[str, str] = {
     "best": f"{STUDENT}, teachers: {{t: {{from: teacher@best}}}}, losses: [{{name: kd, temperature: 2, form: ce}}]",
     "two teachers": f"{STUDENT}, teachers: {{t: {{from: teacher}}, u: {{from: teacher@best}}}}, "
     "losses: [{name: kd, teacher: t}, {name: kd, id: second, teacher: u, weight: {linear: [4, 1]}}]",
+    "ensemble": f"{STUDENT}, teachers: {{t: {{from: teacher}}, u: {{from: teacher@best}}, "
+    "both: {mean: [t, u], of: probabilities, weights: [2, 1]}}, losses: [{name: kd, teacher: both}]",
     "passes": f"{STUDENT}, teachers: {{t: {{from: teacher}}}}, passes: {{one: [{{name: ce}}], two: [{{name: kd}}]}}",
     "trained otherwise": f"{STUDENT}, losses: [{{name: ce}}], train: {{epochs: 3, lr: 0.05, bn: sync, precision: bf16, "
     "schedule: multistep, ema: 0.999, grad_clip: 1}",
@@ -57,7 +59,7 @@ def spec_of(stage: str) -> StageSpec:
 
 def digest_of(spec: StageSpec, **changes: Any) -> str:
     """Digest with made-up parents, data and revisions."""
-    references = {role: ref.from_ for role, ref in spec.teachers.items()}
+    references = {role: ref.from_ for role, ref in spec.teachers.items() if ref.from_ is not None}
     if spec.init_from is not None:
         references["init_from"] = spec.init_from.from_
     parents = {role: ("f" * 64, text.partition("@")[2] or "last") for role, text in references.items()}

@@ -31,7 +31,7 @@ def test_frozen_digests(name: str) -> None:
 
 
 def test_digests_of_all_cases_differ() -> None:
-    assert len(set(KNOWN["digests"].values())) == len(CASES) == 10
+    assert len(set(KNOWN["digests"].values())) == len(CASES) == 11
 
 
 def test_every_field_is_decided_and_keeps_its_default() -> None:
@@ -155,6 +155,39 @@ def test_terms_arguments_and_selectors_are_part_of_it(other: str) -> None:
 def test_what_says_the_same_is_the_same(same: str) -> None:
     assert same != BASE
     assert digest_of(spec_of(same)) == digest_of(spec_of(BASE))
+
+
+ENSEMBLE = (
+    f"{STUDENT}, teachers: {{t: {{from: teacher}}, u: {{from: teacher@best}}, both: {{mean: [t, u]}}}}, "
+    "losses: [{name: kd, teacher: both}]"
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        ("[t, u]", "[u, t]"), ("[t, u]", "[t, u], of: logits"), ("[t, u]", "[t, u], weights: [3, 3]"),
+        ("[t, u], weights: [0.7, 0.3]", "[u, t], weights: [3, 7]"),
+        ("[t, u], weights: [1, 2]", "[t, u], weights: [0.1, 0.2]"),  # their sum is not 0.3 in binary
+    ],
+)  # fmt: skip
+def test_an_ensemble_is_its_members_shares(one: str, same: str) -> None:
+    first, second = (spec_of(ENSEMBLE.replace("[t, u]", members)) for members in (one, same))
+    assert digest_of(first) == digest_of(second)
+    assert first.teachers["both"].shares == second.teachers["both"].shares
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "mean: [t, u], of: probabilities", "mean: [t, u], weights: [1, 2]", "mean: [t, u], weights: [2, 1]",
+        "mean: [t, v]", "mean: [t, u, v]",
+    ],
+)  # fmt: skip
+def test_who_is_averaged_and_how_is_part_of_it(other: str) -> None:
+    with_third = ENSEMBLE.replace("both:", "v: {from: teacher@epoch:1}, both:")
+    digests = {digest_of(spec_of(with_third.replace("mean: [t, u]", text))) for text in ("mean: [t, u]", other)}
+    assert len(digests) == 2
 
 
 def test_an_option_that_train_would_set_otherwise_is_no_default() -> None:

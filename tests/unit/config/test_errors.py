@@ -10,6 +10,7 @@ import pytest
 from kdscale.errors import ConfigError
 from tests.unit.config.conftest import Loading
 
+ENSEMBLE = "stages.student.teachers.u={from: teacher@best} stages.student.teachers.both={mean: [teacher, u]"
 SWEEP = "sweep: {method: {a: {train.lr: 0.3}, b: %s}}\n"
 
 
@@ -45,6 +46,28 @@ SWEEP = "sweep: {method: {a: {train.lr: 0.3}, b: %s}}\n"
         ("stages.student.init_skip=[head]", "stages.student.init_skip: there is no init_from to skip parts of"),
         ("stages.student.losses.kd.teacher=t", "stages.student.losses.kd.teacher: t is no teacher of this stage; known: teacher"),
         ("stages.teacher.losses=[{name: kd}]", "stages.teacher.losses.kd: kd needs a teacher: set teacher: NAME"),
+        ("stages.student.teachers.u={cache: {}}", "stages.student.teachers.u.from: is missing: name a stage, or give the members"),
+        ("stages.student.teachers.teacher.of=logits", "stages.student.teachers.teacher.of: is for an ensemble, which names its members"),
+        ("stages.student.teachers.teacher.weights=[1]", "stages.student.teachers.teacher.weights: is for an ensemble, which names"),
+        ("stages.student.teachers.both={from: teacher, mean: [u]}", "stages.student.teachers.both.from: an ensemble is no stage: give teacher a name"),
+        (f"{ENSEMBLE}, cache: {{}}}}", "stages.student.teachers.both.cache: a mean is not kept, but what it is made from: set it in teacher, u"),
+        ("stages.student.teachers.both={mean: []}", "stages.student.teachers.both.mean: an ensemble has at least two members; say mean:"),
+        ("stages.student.teachers.both={mean: [teacher]}", "both.mean: an ensemble has at least two members; listen to teacher itself"),
+        ("stages.student.teachers.both={mean: teacher}", "both.mean: input should be a valid list (it is 'teacher')"),
+        ("stages.student.teachers.both={mean: [teacher, teacher]}", "both.mean: teacher is named twice; give it a larger weight"),
+        ("stages.student.teachers.both={mean: [techer, both]}", "both.mean: techer is no teacher of this stage; did you mean teacher?"),
+        ("stages.student.teachers.both={mean: [teacher, both]}", "both.mean: both cannot be a member of itself"),
+        (f"{ENSEMBLE}}} stages.student.teachers.all={{mean: [teacher, both]}}",
+         "stages.student.teachers.all.mean: both is an ensemble itself; name its members instead (teacher, u)"),
+        (f"{ENSEMBLE}, weights: [1]}}", "stages.student.teachers.both.weights: 1 weights for 2 members; give one each"),
+        (f"{ENSEMBLE}, weights: [1, 0]}}", "stages.student.teachers.both.weights.1: input should be greater than 0 (it is 0)"),
+        (f"{ENSEMBLE}, weights: [1, .inf]}}", "stages.student.teachers.both.weights.1: input should be a finite number"),
+        (f"{ENSEMBLE}, of: probs}}", "stages.student.teachers.both.of: input should be 'logits' or 'probabilities' (it is 'probs')"),
+        (f"{ENSEMBLE}, menas: []}}", "stages.student.teachers.both.menas: unknown key; did you mean mean?"),
+        (f"{ENSEMBLE}}} stages.student.losses.kd.teacher=bth", "bth is no teacher of this stage; did you mean both?"),
+        (f"{ENSEMBLE}}} stages.student.losses=[{{name: kd}}]", "kd needs a teacher: set teacher: NAME (this stage has teacher, u, both)"),
+        (f"{ENSEMBLE}}} stages.student.losses.kd.teacher=both stages.student.losses.kd.taps.teacher=[stage1]",
+         "stages.student.losses.kd.taps.teacher: both is an ensemble, whose members differ in their features; listen to one of them (teacher: teacher or u)"),
         ("stages.student.losses=[{name: ce},{name: ce}]", "stages.student.losses.ce: two terms are called ce; give one of"),
         ("stages.student.losses=[]", "stages.student.losses: a stage that trains needs a term"),
         ("stages.student.losses.kd.id=a.b", "stages.student.losses.1.id: 'a.b' is part of folder names and key paths"),

@@ -9,11 +9,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
 from kdscale.api import Batch, Outputs
+from kdscale.teachers.ensemble import Ensemble
 from kdscale.train.evaluate import ECE_BINS, Evaluator, Figures, latency_ms
 from tests.unit.train.made_up import Oracle
 
@@ -94,6 +95,18 @@ def test_fidelity_to_each_teacher() -> None:
         assert found.kl[name] == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(1).mean(), rel=1e-5)
     assert figures(TAUGHT["big"]).agreement["big"] == 1.0
     assert figures(TAUGHT["big"]).kl["big"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_fidelity_to_an_ensemble_that_stands_before_its_members() -> None:
+    oracles = [Oracle(name, torch.from_numpy(taught)) for name, taught in TAUGHT.items()]
+    both = Ensemble("both", {"big": 0.25, "small": 0.75}, "probabilities")
+    found = Evaluator(Split(), [both, *oracles], CLASSES, CPU, ROWS)(LooksUp(LOGITS))
+    assert found is not None
+    p = 0.25 * softmax(TAUGHT["big"], axis=1) + 0.75 * softmax(TAUGHT["small"], axis=1)
+    assert found.agreement["both"] == pytest.approx((p.argmax(1) == LOGITS.argmax(1)).mean())
+    assert found.kl["both"] == pytest.approx((p * (np.log(p) - log_softmax(LOGITS, axis=1))).sum(1).mean(), rel=1e-4)
+    assert found.metrics("val")["val/agreement"] == found.agreement["both"]
+    assert {name: found.agreement[name] for name in TAUGHT} == figures().agreement
 
 
 def test_metrics_are_flat_and_name_the_split() -> None:
