@@ -12,7 +12,8 @@ from tests.slurm.test_faults import MATRIX
 
 SLOW_FILL = (
     "stages.teacher.student={model: resnet_cifar, depth: 32}", "stages.teacher.train.epochs=1", "data.options.size=24",
-    "stages.student.teachers.teacher.cache={views: 2, parts: 2, block_rows: 16}", "train.epochs=2", "engine.processes=1",
+    "stages.student.teachers.teacher.cache={views: 2, parts: 2, block_rows: 16}", "train.epochs=2",
+    "engine.processes=1",
 )  # fmt: skip
 
 
