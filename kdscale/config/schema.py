@@ -13,7 +13,16 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from kdscale.config.sections import (
     AugmentConfig,
@@ -102,6 +111,11 @@ class TeacherRef(Model):
         None, description="of the members in the mean, in their order; scaled to add up to 1, default equal"
     )
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _true_is_a_cache_as_it_comes(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @property
     def shares(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from kdscale.data.loader import view_scheme
 from kdscale.errors import ConfigError
 from kdscale.pipeline.assemble import plugin_config
 
-__all__ = ["CacheNeed", "need_of", "part_of", "refuse_what_the_cache_cannot_give", "resolve_caches"]
+__all__ = ["CacheNeed", "doubts", "need_of", "part_of", "refuse_what_the_cache_cannot_give", "resolve_caches"]
 
 MOST_CLASSES_DENSE = 256
 MOST_CLASSES_UNIFORM = 65_536
@@ -204,6 +204,26 @@ def _listening(spec: StageSpec, role: str) -> list[TermConfig]:
     names = {role, *(name for name, ref in spec.teachers.items() if role in (ref.mean or []))}
     found = [term for terms in spec.passes.values() for term in terms]
     return [t for t in found if t.teacher in names or (only and t.teacher is None and _loss(t).needs_teacher)]
+
+
+def doubts(layout: Layout) -> Iterator[str]:
+    """What a user should know before a cache is filled: key and reason. Figures: benchmarks/residuals.py."""
+    if layout.kind != "topk":
+        return
+    if layout.residual == "renorm":
+        yield (
+            "residual: renorm takes all probability from the classes that are not kept: students become "
+            "overconfident; uniform costs the same and does not"
+        )
+    softest = layout.temperatures[-1]
+    if softest > 1:
+        dense = replace(layout, kind="dense", k=0, residual="uniform", draws=0).record_bytes
+        yield (
+            f"record: at temperature {softest:g} most of the probability lies outside the {layout.k} of "
+            f"{layout.classes} logits that are kept (at 1,000 classes and temperature 4, 10 of them hold a tenth and the "
+            f"gradient turns by 40 degrees); dense is exact at every temperature, with {dense:,} bytes a record in "
+            f"place of {layout.record_bytes:,}"
+        )
 
 
 def refuse_what_the_cache_cannot_give(spec: StageSpec) -> None:

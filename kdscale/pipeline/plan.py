@@ -21,7 +21,7 @@ from kdscale.nn.build import own_input
 from kdscale.nn.weights import file_weights_hash
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Parent, image_size, teacher_network
-from kdscale.pipeline.caching import need_of, refuse_what_the_cache_cannot_give, resolve_caches
+from kdscale.pipeline.caching import doubts, need_of, refuse_what_the_cache_cannot_give, resolve_caches
 from kdscale.pipeline.cost import conversion_cost, training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
 from kdscale.pipeline.engine_limits import refuse_what_the_engine_cannot_run
@@ -155,12 +155,9 @@ class _Planner:
             if cache is not None:
                 pooled = self._pooled(parents[role][0], info, image_size(spec, info)) if cache.pooled else 0
                 need = need_of(spec, role, parents[role], info, data, pooled)
+                for doubt in doubts(need.layout):
+                    self._say(f"stages.{spec.name}.teachers.{role}.cache.{doubt}")
                 yield Reading(digest, role, need, cache, spec)
-            if cache is not None and cache.residual == "renorm":
-                self._say(
-                    f"stages.{spec.name}.teachers.{role}.cache.residual: renorm takes all probability from the classes "
-                    "that are not kept: students become overconfident; uniform costs the same and does not"
-                )
 
     def _pooled(self, teacher: str, info: DatasetInfo, size: int) -> int:
         """Features of a teacher's tap `pooled`."""

@@ -243,6 +243,21 @@ class TestRefused:
         assert not any("renorm" in line for line in said)
 
 
+def test_a_soft_temperature_is_warned_of_where_few_logits_are_kept(plan: Planning) -> None:
+    said: list[str] = []
+    plan(MANY, said=said)
+    assert any("at temperature 4 most of the probability lies outside the 16 of 300" in line for line in said)
+    said.clear()
+    plan(MANY, "stages.student.losses.kd.temperature=1", said=said)
+    plan(MANY, f"{CACHE}.record=dense", said=said)
+    assert not any("most of the probability" in line for line in said)
+
+
+def test_true_is_a_cache_as_it_comes(plan: Planning) -> None:
+    assert student(plan(f"{CACHE}=true")).digest == student(plan(f"{CACHE}={{}}")).digest
+    assert "caches" not in student(plan(f"{CACHE}=false")).definition
+
+
 def test_parts_cover_everything_once() -> None:
     for blocks in (1, 7, 22):
         for parts in (1, 3, 8):
