@@ -220,8 +220,8 @@ def doubts(layout: Layout) -> Iterator[str]:
         dense = replace(layout, kind="dense", k=0, residual="uniform", draws=0).record_bytes
         yield (
             f"record: at temperature {softest:g} most of the probability lies outside the {layout.k} of "
-            f"{layout.classes} logits that are kept (at 1,000 classes and temperature 4, 10 of them hold a tenth and the "
-            f"gradient turns by 40 degrees); dense is exact at every temperature, with {dense:,} bytes a record in "
+            f"{layout.classes} logits that are kept (of 1,000 at temperature 4, 10 hold a tenth of it and the gradient "
+            f"turns by 40 degrees); dense is exact at every temperature, with {dense:,} bytes a record in "
             f"place of {layout.record_bytes:,}"
         )
 
