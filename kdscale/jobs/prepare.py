@@ -8,7 +8,8 @@ from typing import Any
 
 from kdscale.errors import StageHeld
 from kdscale.pipeline.artifacts import NewStage, Root, StageFolder
-from kdscale.pipeline.planned import Plan
+from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.planned import FRESH, Plan, PlannedStage
 
 __all__ = ["note_state", "prepare_folders"]
 
@@ -20,6 +21,8 @@ def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
     """Create or open each stage's folder and write down what it is; finished stages stay as they are."""
     old = root.stages_of(stage.digest for stage in plan.todo)
     for stage in plan.todo:
+        if stage.kind == "fill" and stage.reuse.because == FRESH:
+            _take_out_records(root, stage)
         if stage.reuse.replace and stage.digest in old and old[stage.digest].writable:
             old[stage.digest].take_out(f"made anew: {stage.reuse.because}")
     definitions = [stage.definition | {"sweep": plan.folder_name} for stage in plan.todo]
@@ -31,6 +34,14 @@ def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
         if folder.claimant() is None:
             folder.clear_cancel()
             _make_wait(folder, retry_failed=retry_failed)
+
+
+def _take_out_records(root: Root, stage: PlannedStage) -> None:
+    """A fill stage is done as long as its records are there."""
+    need = CacheNeed.of(stage.definition["need"])
+    teacher = root.stage(need.teacher)
+    if teacher is not None:
+        root.take_out_cache(need.identity(teacher.state()["weights"][need.selector]))
 
 
 def _define(folder: StageFolder, definition: Mapping[str, Any]) -> None:

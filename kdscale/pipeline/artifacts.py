@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -168,6 +169,14 @@ class Root:
                     f"{self.caches} has no such cache; {other.digest[:12]} differs in\n  {differs}\n{mend}"
                 )
         raise CacheMiss(f"{self.caches} has no cache {digest_of(identity)[:12]}: {mend}")
+
+    def take_out_cache(self, identity: Mapping[str, Any]) -> None:
+        """Delete the own root's cache of this identity, where there is one; readers see it whole or not at all."""
+        path = self.caches / digest_of(identity)[:12]
+        if path.is_dir():
+            aside = path.with_name(f".{path.name}.{time.time_ns()}.removed")
+            path.rename(aside)
+            shutil.rmtree(aside)
 
     def manifests(self) -> list[Manifest]:
         """Of all teacher caches that can be read."""

@@ -16,7 +16,7 @@ from kdscale.pipeline.cost import fill_cost, training_rows
 from kdscale.pipeline.planned import PlannedStage, Reuse
 from kdscale.pipeline.reuse import judge_fill
 
-__all__ = ["Reading", "with_fills"]
+__all__ = ["Reading", "fill_name", "with_fills"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,19 @@ def with_fills(
         filling = [reading for reading in group if reading.config.fill == "stage"]
         parts = max((reading.config.parts for reading in filling), default=0)
         fills = [_stage(need, filling[0], stages, (number, parts)) for number in range(parts)]
+        forced = not {fill_name(stages[need.teacher]), *(fill.name for fill in fills)}.isdisjoint(fresh)
         for fill in fills:
-            verdict = judge_fill(fill, root, stages[need.teacher], forced=fill.name in fresh)
+            verdict = judge_fill(fill, root, stages[need.teacher], forced=forced)
             found[fill.digest] = replace(fill, reuse=verdict if waiting or verdict.done else NOT_READ)
         for reading in group:
             own = fills if reading.config.fill == "stage" else []
             found[reading.student] = _reading(found[reading.student], reading.role, need, own)
     return found
+
+
+def fill_name(teacher: PlannedStage) -> str:
+    """What the stage that fills a teacher's cache is called."""
+    return f"{teacher.name}-cache"
 
 
 def _reading(
@@ -106,7 +112,7 @@ def _stage(
     teacher, student = stages[need.teacher], stages[reading.student]
     known = StageSpec.model_validate(teacher.definition["spec"])
     data = reading.spec.data.model_copy(update={"limit": need.limit})
-    name = f"{teacher.name}-cache" + (f"-{part[0] + 1}of{part[1]}" if part[1] > 1 else "")
+    name = fill_name(teacher) + (f"-{part[0] + 1}of{part[1]}" if part[1] > 1 else "")
     spec = StageSpec(
         name=name, student=known.student, data=data, resources=known.resources, engine=_engine(known),
         plugins=known.plugins, tracking=reading.spec.tracking,

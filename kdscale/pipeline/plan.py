@@ -25,7 +25,7 @@ from kdscale.pipeline.caching import doubts, need_of, refuse_what_the_cache_cann
 from kdscale.pipeline.cost import conversion_cost, training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
 from kdscale.pipeline.engine_limits import refuse_what_the_engine_cannot_run
-from kdscale.pipeline.fill_stages import Reading, with_fills
+from kdscale.pipeline.fill_stages import Reading, fill_name, with_fills
 from kdscale.pipeline.machine import Site, best_precision, processes_of
 from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial
 from kdscale.pipeline.references import in_depth, in_order, parents_first, parents_of
@@ -192,7 +192,7 @@ class _Planner:
     def finish(self, fresh: Sequence[str]) -> dict[str, PlannedStage]:
         """Decide what is reused, parents first, and what each stage keeps."""
         names = {stage.name for stage in self._stages.values()}
-        names |= {f"{self._stages[reading.need.teacher].name}-cache" for reading in self._readings}
+        names |= {fill_name(self._stages[reading.need.teacher]) for reading in self._readings}
         for name in fresh:
             if name not in names:
                 raise ConfigError(f"--fresh {name}: no such stage (there are: {', '.join(sorted(names))})")

@@ -9,7 +9,7 @@ from typing import Any
 from kdscale.pipeline.caching import CacheNeed
 from kdscale.pipeline.cost import Cost
 
-__all__ = ["NEW", "Plan", "PlannedStage", "PlannedTrial", "Reuse"]
+__all__ = ["FRESH", "NEW", "Plan", "PlannedStage", "PlannedTrial", "Reuse"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Reuse:
 
 NEW = Reuse(done=False)
 """Nothing is known of it."""
+FRESH = "--fresh asks for it"
+"""Why a stage that is there is made anew when its user wants that."""
 
 
 @dataclass(frozen=True)

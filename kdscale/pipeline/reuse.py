@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from kdscale.errors import CacheError
 from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.caching import CacheNeed, part_of
-from kdscale.pipeline.planned import NEW, PlannedStage, Reuse
+from kdscale.pipeline.planned import FRESH, NEW, PlannedStage, Reuse
 
 __all__ = ["judge", "judge_fill"]
 
@@ -28,7 +28,7 @@ def judge(
         return NEW
     state = folder.state().get("state", "waiting")
     if forced:
-        return Reuse(done=False, state=state, because="--fresh asks for it", replace=True)
+        return Reuse(done=False, state=state, because=FRESH, replace=True)
     if state != "done":
         return Reuse(done=False, state=state, because=f"{state}, goes on from where it stopped")
     changed = _changed(found, folder, stage, parents)
@@ -73,7 +73,7 @@ def judge_fill(stage: PlannedStage, root: Root, teacher: PlannedStage, *, forced
     if not teacher.reuse.done or weights is None:
         return Reuse(done=False, state="waiting", because="not made yet", replace=state == "done")
     if forced:
-        return Reuse(done=False, state=state, because="--fresh asks for it", replace=True)
+        return Reuse(done=False, state=state, because=FRESH, replace=True)
     try:
         cache = root.cache(need.identity(weights))
     except CacheError as error:

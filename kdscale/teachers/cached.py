@@ -46,7 +46,7 @@ class CachedTeacher:
 
     def records(self, batch: Batch) -> UInt8[Tensor, "B R"]:
         """Read the records of a batch on the host; may run beside training. Raises: CacheMiss, CacheCorrupt."""
-        return torch.from_numpy(self._reader.gather(batch.rows.numpy(), batch.view))
+        return torch.from_numpy(self._reader.gather(batch.rows.cpu().numpy(), batch.view))
 
     def whole(self, batch: Batch, known: CacheError | None = None) -> UInt8[Tensor, "B R"]:
         """The same, after records that cannot be read were made anew.

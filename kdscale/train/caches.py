@@ -78,7 +78,7 @@ class TeacherCache:
             raise known
         log.warning("%s: %s; its records are made anew", self.role, known)
         manifest = self.folder.manifest
-        blocks = np.unique(self.folder.positions(batch.rows.numpy()) // manifest.block_rows)
+        blocks = np.unique(self.folder.positions(batch.rows.cpu().numpy()) // manifest.block_rows)
         mine = [int(block) + batch.view * manifest.blocks_per_view for block in blocks]
         writer = BlockWriter(self.folder)
         try:
