@@ -38,11 +38,24 @@ def _refuse(text: str, code: int) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     root = Root.find(options.runs)
+    if options.verb == "plan":
+        return _plan(options, root, console)
     if options.verb == "info":
         from kdscale.jobs.cache_info import info
 
         return info(root, options.name, console, as_json=options.json)
     return _others(options, root, console)
+
+
+def _plan(options: argparse.Namespace, root: Root, console: Console) -> int:
+    from kdscale.config.load import load
+    from kdscale.jobs.cache_plan import caches_of_plan
+    from kdscale.jobs.cache_plan_screen import show_caches
+    from kdscale.pipeline.plan import make_plan
+
+    plan = make_plan(load(options.config, options.overrides), root)
+    show_caches(caches_of_plan(plan, root), plan.folder_name, console, as_json=options.json)
+    return DONE
 
 
 def _others(options: argparse.Namespace, root: Root, console: Console) -> int:
@@ -52,5 +65,12 @@ def _others(options: argparse.Namespace, root: Root, console: Console) -> int:
         return verify(
             root, options.name, console, records=options.recompute, seed=options.seed, mends=options.repair,
             as_json=options.json,
+        )  # fmt: skip
+    if options.verb == "gc":
+        from kdscale.jobs.cache_gc import gc
+
+        return gc(
+            root, console, older=options.older_than, larger=options.larger_than, keep=options.keep_bytes,
+            dry_run=options.dry_run, yes=options.yes,
         )  # fmt: skip
     raise NotImplementedError

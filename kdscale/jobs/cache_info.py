@@ -13,7 +13,8 @@ from rich.text import Text
 
 from kdscale.cache.layout import Layout
 from kdscale.errors import CacheError
-from kdscale.jobs.cache_places import CachePlace, CacheUse, cache_named, caches_of, occupied
+from kdscale.jobs.cache_places import CachePlace, CacheUse, cache_named, caches_of
+from kdscale.jobs.storage import measure
 from kdscale.jobs.wording import ago, size
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.names import names_in, sweep_name
@@ -53,7 +54,7 @@ def describe(place: CachePlace, root: Root, names: Mapping[str, Sequence[str]]) 
     """
     known: dict[str, Any] = {
         "cache": place.path.name, "path": str(place.path), "writable": place.writable, "problem": place.problem,
-        "bytes": occupied(place.path), "last_used": place.last_used,
+        "bytes": measure(place.path)[0], "last_used": place.last_used,
     }  # fmt: skip
     try:
         return known | _contents(place, root, names)

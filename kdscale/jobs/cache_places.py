@@ -8,7 +8,6 @@ runs/caches/3f21ab45cd67   or any file in it
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,10 +22,7 @@ from kdscale.pipeline.caching import CacheNeed
 from kdscale.pipeline.names import resolve
 from kdscale.pipeline.stage_names import visible_folders
 
-__all__ = ["CachePlace", "CacheUse", "cache_named", "caches_of", "occupied"]
-
-BLOCK_OF_DISK = 512
-"""What st_blocks counts in."""
+__all__ = ["CachePlace", "CacheUse", "cache_named", "caches_of"]
 
 
 @dataclass(frozen=True)
@@ -124,12 +120,6 @@ def cache_named(text: str, root: Root) -> CachePlace:
     if len(found) != 1:
         raise _not_one(text, found, places, root)
     return found[0]
-
-
-def occupied(path: Path) -> int:
-    """Bytes that the files of a folder take on disk; holes in them take nothing."""
-    stats = [file.lstat() for file in path.rglob("*")] if path.is_dir() else []
-    return sum(min(s.st_size, s.st_blocks * BLOCK_OF_DISK) for s in stats if stat.S_ISREG(s.st_mode))
 
 
 # --------------------------------------------------------------------------- who needs what

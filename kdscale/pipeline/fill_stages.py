@@ -94,6 +94,8 @@ def _larger(need: CacheNeed, known: Mapping[str, Any]) -> CacheNeed | None:
         )
     except (KeyError, TypeError):
         return None
+    if (need.layout.kind == "topk") != bool(temperatures):  # records of another kind
+        return None
     layout = replace(need.layout, temperatures=tuple(temperatures))
     grown = replace(need, layout=layout, data={**need.data, "split": dict(split)})
     if grown.shared != need.shared or grown.united(need) != grown or grown.identity(weights) != dict(known):
