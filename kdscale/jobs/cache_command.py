@@ -73,4 +73,9 @@ def _others(options: argparse.Namespace, root: Root, console: Console) -> int:
             root, console, older=options.older_than, larger=options.larger_than, keep=options.keep_bytes,
             dry_run=options.dry_run, yes=options.yes,
         )  # fmt: skip
-    raise NotImplementedError
+    from kdscale.jobs.cache_export import export
+
+    return export(
+        root, options.name, console, format_=options.format, out=options.out, view=options.view, rows=options.rows,
+        force=options.force,
+    )  # fmt: skip
