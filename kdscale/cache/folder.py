@@ -132,8 +132,8 @@ class CacheFolder:
 
     def intact(self, block: int) -> bool:
         """Whether a block is there and its bytes match; they are read from the file, not from a map."""
-        total, present = self.sums(block, block + 1)
-        return bool(present[0]) and blocks.checksum(self._read(block), self.manifest.digest, block) == total[0]
+        sums, present = self.sums(block, block + 1)
+        return bool(present[0] and blocks.checksum(self._read(block), self.manifest.digest, block) == sums[0])
 
     def _read(self, block: int) -> bytes:
         """The bytes of a block; fewer where its file ends early or is gone."""

@@ -7,6 +7,7 @@ lose when they are taken in another order, as another machine may.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,12 @@ F2_STEP = 2.0**-10
 F2_LEAST = 2.0**-24
 F4_SUMS = 2.0**-18
 """Relative error of float32 sums of some thousand terms in another order."""
-DRAWS_THAT_FLIP = 0.01
-"""Share of drawn classes that rounding may move over a border."""
+FLIPS = 0.01
+"""Share of kept or drawn classes of which rounding may make others: those that were as large, or at a draw's border."""
 
 Bytes = NDArray[np.uint8]
+Records = NDArray[Any]
+"""Of the structured type of a layout."""
 Reals = NDArray[np.float64]
 
 
@@ -55,7 +58,8 @@ class Difference:
     def wrong(self) -> bool:
         """Whether rounding does not explain it."""
         draws = self.records * self.layout.draws * len(self.layout.temperatures)
-        return self.beyond > 0 or self.drawn > DRAWS_THAT_FLIP * draws
+        flipped = self.indices > FLIPS * self.records * self.layout.k or self.drawn > FLIPS * draws
+        return self.beyond > 0 or flipped
 
     def add(self, there: Bytes, now: Bytes) -> None:
         """Compare records (B, R) with those made now."""
@@ -71,7 +75,7 @@ class Difference:
             explained &= self._pooled(old, new)
         self.beyond += int((~explained).sum())
 
-    def _logits(self, old: NDArray[np.void], new: NDArray[np.void]) -> tuple[Reals, Reals]:
+    def _logits(self, old: Records, new: Records) -> tuple[Reals, Reals]:
         """Differences of logits (B, J), and what rounding may make of each."""
         dense = self.layout.kind != "topk"
         one, other = _gaps(old), _gaps(new)
@@ -83,7 +87,7 @@ class Difference:
         allowed = F2_LEAST + F2_STEP * np.maximum(np.abs(one), np.abs(other)) + F4_SUMS * size
         return np.concatenate([apart, tops], 1), np.concatenate([allowed, F4_SUMS * size], 1)
 
-    def _sparse(self, old: NDArray[np.void], new: NDArray[np.void]) -> NDArray[np.bool_]:
+    def _sparse(self, old: Records, new: Records) -> NDArray[np.bool_]:
         """Compare what only `topk` records hold."""
         fields = self.layout.dtype.names or ()
         if "index" in fields:
@@ -101,7 +105,7 @@ class Difference:
         found: NDArray[np.bool_] = (np.abs(targets[0] - targets[1]) <= allowed).all(1) & (sums <= F4_SUMS * row_max)
         return found
 
-    def _pooled(self, old: NDArray[np.void], new: NDArray[np.void]) -> NDArray[np.bool_]:
+    def _pooled(self, old: Records, new: Records) -> NDArray[np.bool_]:
         one, other = old["pooled"].astype(np.float64), new["pooled"].astype(np.float64)
         apart = np.abs(one - other)
         self.pooled = max(self.pooled, float(apart.max(initial=0)))
@@ -110,13 +114,13 @@ class Difference:
         return found
 
 
-def _gaps(side: NDArray[np.void]) -> Reals:
+def _gaps(side: Records) -> Reals:
     """Logits as they are stored (B, J): beneath the row's largest, or the teacher's own in `dense_fp32`."""
     names = side.dtype.names or ()
     return side["logit"].astype(np.float64) if "logit" in names else np.zeros((len(side), 0))
 
 
-def _by_class(old: NDArray[np.void], new: NDArray[np.void], one: Reals, other: Reals) -> Reals:
+def _by_class(old: Records, new: Records, one: Reals, other: Reals) -> Reals:
     """Differences (B, K) of kept logits by class: of the k-th kept now, and of those that only the cache keeps."""
     if not one.shape[1]:
         return one

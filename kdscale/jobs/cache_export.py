@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ def _parquet() -> Callable[[Path, Pieces, Shapes, int, str], None]:
     def write(side: Path, pieces: Pieces, shapes: Shapes, records: int, about: str) -> None:
         del records
         kinds = {name: arrow.from_numpy_dtype(dtype) for name, (dtype, _) in shapes.items()}
-        widths = {name: int(np.prod(shape)) if shape else 0 for name, (_, shape) in shapes.items()}
+        widths = {name: math.prod(shape) if shape else 0 for name, (_, shape) in shapes.items()}
         fields = [(name, arrow.list_(kind, widths[name]) if widths[name] else kind) for name, kind in kinds.items()]
         schema = arrow.schema(fields, metadata={"kdscale": about})
         with parquet.ParquetWriter(side, schema) as file:

@@ -113,9 +113,9 @@ def _students(students: Sequence[Student]) -> str:
     return ", ".join(named[:LISTED]) + (f" and {len(named) - LISTED} more" if len(named) > LISTED else "")
 
 
-def _tflops(count: float) -> str:
+def _tflops(count: int) -> str:
     return f"{count / 1e12:.3g}"
 
 
-def _megabytes(count: float) -> str:
+def _megabytes(count: int | float) -> str:
     return f"{count / 1e6:.3g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def columns_of(
     """
     reader = CacheReader(folder)
     blocks = folder.positions(chosen.rows) // folder.manifest.block_rows
-    each = sum(4 * max(1, int(np.prod(field.shape))) for field in layout.fields) + 24
+    each = sum(4 * max(1, math.prod(field.shape)) for field in layout.fields) + 24
     at_once = max(1, CHUNK_BYTES // (each * folder.manifest.block_rows))
     ends = np.flatnonzero(np.diff(blocks // at_once)) + 1
     for view in chosen.views:
@@ -118,7 +119,8 @@ def decoded(records: NDArray[np.uint8], layout: Layout) -> Columns:
     found["log_sum"] = parts["log_sum"].astype(np.float32) + tops / temperatures
     found["target"] = target + (tops if target.ndim > 1 else tops[:, 0])
     if "drawn" in fields:
-        found["drawn"] = _index(parts["drawn"].reshape(len(parts), -1))
+        drawn = parts["drawn"]
+        found["drawn"] = _index(drawn.reshape(len(parts), math.prod(drawn.shape[1:])))
     return found | pooled
 
 

@@ -255,6 +255,9 @@ def _lines(verdict: Verdict) -> Iterator[str]:
 
 
 def _compared(found: Difference) -> Iterator[str]:
+    if not found.records:
+        yield "  nothing is there to be recomputed"
+        return
     yield f"  {found.records:,} records recomputed: {found.equal:,} equal in every byte, largest differences:"
     yield f"    logits {found.logits:.3g}" + (f", pooled features {found.pooled:.3g}" if found.layout.pooled else "")
     for temperature, apart in found.probabilities.items():
@@ -264,6 +267,6 @@ def _compared(found: Difference) -> Iterator[str]:
         yield f"    {found.indices:,} of {found.records * found.layout.k:,} kept classes differ{drawn}"
     if found.wrong:
         yield (
-            f"  WRONG  {found.beyond:,} differ by more than rounding explains: filled on another kind of machine or by "
-            "another torch, or not by this teacher; fill a cache of your own to compare with (--runs)"
+            f"  WRONG  {found.beyond:,} records differ by more than rounding explains: filled on another machine, "
+            "by another torch, or not by this teacher; fill a cache of your own to compare with (--runs)"
         )

@@ -87,16 +87,13 @@ def _united(group: Sequence[Reading], existing: Sequence[Mapping[str, Any]]) -> 
 def _larger(need: CacheNeed, known: Mapping[str, Any]) -> CacheNeed | None:
     """The need as a cache on disk would serve it, with what it holds besides; None where it does not."""
     try:
-        weights, split, temperatures = (
-            known["teacher"]["weights"],
-            known["data"]["split"],
-            known["record"]["temperatures"],
-        )
+        weights, split, record = known["teacher"]["weights"], known["data"]["split"], known["record"]
+        kind, temperatures = record["kind"], tuple(record["temperatures"])
     except (KeyError, TypeError):
         return None
-    if (need.layout.kind == "topk") != bool(temperatures):  # records of another kind
+    if kind != need.layout.kind:  # whose temperatures may be none that this kind can have
         return None
-    layout = replace(need.layout, temperatures=tuple(temperatures))
+    layout = replace(need.layout, temperatures=temperatures)
     grown = replace(need, layout=layout, data={**need.data, "split": dict(split)})
     if grown.shared != need.shared or grown.united(need) != grown or grown.identity(weights) != dict(known):
         return None
