@@ -19,7 +19,7 @@ from kdscale.cache.folder import CacheFolder
 from kdscale.cache.reader import CacheReader
 from kdscale.cache.reader import Progress as Told
 from kdscale.cache.writer import BlockWriter
-from kdscale.errors import CacheError
+from kdscale.errors import CacheError, DataError, StageError
 from kdscale.jobs.cache_difference import Difference
 from kdscale.jobs.cache_places import CachePlace, cache_named, caches_of
 from kdscale.pipeline.artifacts import Root
@@ -177,7 +177,7 @@ def _judge(place: CachePlace, root: Root, told: Told, *, records: int, seed: int
             verdict.repaired = len(repair(place, root, bad))
         if records:
             verdict.difference = recompute(place, root, records, seed)
-    except CacheError as error:
+    except (CacheError, DataError, StageError) as error:  # of one cache; the others are looked at all the same
         verdict.problem = str(error)
     return verdict
 
