@@ -114,7 +114,7 @@ def _parquet() -> Callable[[Path, Pieces, Shapes, int, str], None]:
         widths = {name: math.prod(shape) if shape else 0 for name, (_, shape) in shapes.items()}
         fields = [(name, arrow.list_(kind, widths[name]) if widths[name] else kind) for name, kind in kinds.items()]
         schema = arrow.schema(fields, metadata={"kdscale": about})
-        with parquet.ParquetWriter(side, schema) as file:
+        with parquet.ParquetWriter(side, schema, use_dictionary=False) as file:
             for piece in pieces():
                 flat = {name: arrow.array(piece[name].reshape(-1)) for name in shapes}
                 columns = [
