@@ -19,9 +19,11 @@ from rich.text import Text
 
 from kdscale import atomic
 from kdscale.errors import ConfigError, StageError
+from kdscale.jobs.cache_places import caches_of
+from kdscale.jobs.cache_spare import Needs, spare
 from kdscale.jobs.lineage import Family, why
 from kdscale.jobs.overview import ORDER, STYLE, SweepView
-from kdscale.jobs.storage import REMOVED, Garbage, free, garbage, measure, usage
+from kdscale.jobs.storage import CACHES, REMOVED, Garbage, free, garbage, measure, usage
 from kdscale.jobs.wording import ago, figure, size
 from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
 from kdscale.pipeline.names import resolve, sweep_name
@@ -47,6 +49,9 @@ def ls(root: Root, name: str | None, console: Console, *, stages: bool, as_json:
 def du(root: Root, console: Console, *, as_json: bool) -> int:
     """What takes space, by kind."""
     kinds = usage(root)
+    for kind in kinds:
+        if kind.kind == CACHES:
+            kind.note = _about_caches(root)
     disk = shutil.disk_usage(root.path if root.path.exists() else root.path.parent)
     if as_json:
         rows = [{"kind": k.kind, "bytes": k.bytes, "files": k.files, "note": k.note} for k in kinds]
@@ -68,6 +73,8 @@ def du(root: Root, console: Console, *, as_json: bool) -> int:
 def gc(root: Root, console: Console, *, older: str | None, keep_students: bool, dry_run: bool, yes: bool) -> int:
     """Delete what nobody needs; returns 1 when something could not be."""
     found = garbage(root, older_s=seconds(older) if older else None, keep_students=keep_students)
+    if note := _about_caches(root):
+        console.print(Text(f"teacher caches are left as they are: {note}", style="dim"), soft_wrap=True)
     if not found:
         console.print("nothing to free")
         return 0
@@ -131,11 +138,11 @@ def explain(root: Root, name: str, console: Console) -> int:
     return 0
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, flag: str = "--older") -> float:
     """An age such as 14d, 12h or 30m. Raises: ConfigError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text.strip())
     if match is None:
-        raise ConfigError(f"--older {text}: a number with m, h, d or w, for example 14d")
+        raise ConfigError(f"{flag} {text}: a number with m, h, d or w, for example 14d")
     return float(match[1]) * UNITS_S[match[2]]
 
 
@@ -179,6 +186,13 @@ def _of_sweep(found: StageFolder | SweepFolder, root: Root) -> list[StageFolder]
         return [found]
     folders = (root.stage(digest) for digest in found.plan()["stages"])
     return [folder for folder in folders if folder is not None]
+
+
+def _about_caches(root: Root) -> str:
+    """How many there are, and what `cache.py gc` would free of them; empty where there is none."""
+    places = [place for place in caches_of(root) if place.path.parent == root.caches]
+    freed = sum(item.bytes for item in spare(root, places, Needs(root))) if places else 0
+    return f"{len(places)}, cache.py gc frees {size(freed) if freed else 'old ones'}" if places else ""
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -14,11 +14,15 @@ from kdscale import atomic
 from kdscale.jobs.lineage import Family, live_sweeps
 from kdscale.pipeline.artifacts import Root, StageFolder
 
-__all__ = ["Garbage", "Usage", "free", "garbage", "measure", "usage"]
+__all__ = ["CACHES", "Garbage", "Usage", "free", "garbage", "measure", "usage"]
 
 LEFT_OVER_S = 24 * 3600.0
 """A temporary file that nobody touched for so long belongs to a process that is dead."""
+BLOCK_OF_DISK = 512
+"""What st_blocks counts in."""
 REMOVED = ".removed"
+CACHES = "teacher caches"
+"""What `usage` calls them."""
 
 
 @dataclass
@@ -56,7 +60,7 @@ def usage(root: Root) -> list[Usage]:
         "open": Usage("checkpoints of unfinished stages", "they go on from them"),
         "students": Usage("students (snapshots)"),
         "data": Usage("converted data"),
-        "caches": Usage("teacher caches"),
+        "caches": Usage(CACHES),
         "records": Usage("logs, metrics and states"),
         "sweeps": Usage("plans and reports"),
         "tracking": Usage("tracking (MLflow)"),
@@ -117,11 +121,11 @@ def free(found: Iterable[Garbage]) -> Iterator[tuple[Garbage, str]]:
 
 
 def measure(path: Path) -> tuple[int, int]:
-    """Bytes and number of files under a path; links count as nothing."""
+    """Bytes and number of files under a path; links count as nothing, and so do holes, as of a half-filled cache."""
     if path.is_symlink():
         return 0, 0
     if path.is_file():
-        return path.stat().st_size, 1
+        return _occupied(path.stat()), 1
     count = files = 0
     for parent, _, names in os.walk(path):
         for name in names:
@@ -129,11 +133,15 @@ def measure(path: Path) -> tuple[int, int]:
                 found = (Path(parent) / name).lstat()
             except FileNotFoundError:
                 continue
-            count, files = count + found.st_size, files + 1
+            count, files = count + _occupied(found), files + 1
     return count, files
 
 
 # --------------------------------------------------------------------------- inner parts
+
+
+def _occupied(found: os.stat_result) -> int:
+    return min(found.st_size, found.st_blocks * BLOCK_OF_DISK)
 
 
 def _own(root: Root) -> list[StageFolder]:

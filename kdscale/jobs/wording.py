@@ -36,7 +36,7 @@ def ago(when: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes in decimal units, as disks and quotas count them."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:

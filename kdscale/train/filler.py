@@ -121,16 +121,24 @@ class Filler:
             for block in waiting:
                 writer.release(block)
 
-    def _answers(self, blocks: Sequence[int]) -> Generator[NDArray[np.uint8], None, None]:
-        """The records of each block, without those of its padding."""
+    def slices_of(self, block: int) -> list[NDArray[np.int64]]:
+        """The rows of a block as they are answered: pieces of one length, padded behind the last row."""
         size = self._folder.manifest.block_rows
         width = SLICE_ON_CPU if self._device.type == "cpu" and size % SLICE_ON_CPU == 0 else size
-        rows = [self._folder.rows_of(block) for block in blocks]
-        slices = [piece for own in rows for piece in _padded(own, size).reshape(-1, width)]
-        with closing(self._views.batches(slices, self._view(blocks[0]))) as batches:
-            for own in rows:
-                encoded = [self._encoded(next(batches)) for _ in range(size // width)]
-                yield torch.cat(encoded)[: len(own)].numpy()
+        return list(_padded(self._folder.rows_of(block), size).reshape(-1, width))
+
+    def answers(self, slices: Sequence[NDArray[np.int64]], view: int) -> Generator[Tensor, None, None]:
+        """The records (B, R) of each of some slices under one view, computed now."""
+        with closing(self._views.batches(slices, view)) as batches:
+            yield from map(self._encoded, batches)
+
+    def _answers(self, blocks: Sequence[int]) -> Generator[NDArray[np.uint8], None, None]:
+        """The records of each block, without those of its padding."""
+        pieces = [self.slices_of(block) for block in blocks]
+        with closing(self.answers([piece for own in pieces for piece in own], self._view(blocks[0]))) as answers:
+            for block, own in zip(blocks, pieces, strict=True):
+                encoded = [next(answers) for _ in own]
+                yield torch.cat(encoded)[: len(self._folder.rows_of(block))].numpy()
 
     def _encoded(self, batch: Batch) -> Tensor:
         moved = batch.to(self._device)
