@@ -12,15 +12,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from kdscale.api import DatasetInfo
-from kdscale.config.schema import StageSpec
 from kdscale.errors import CacheError, StageError
+from kdscale.jobs.planned_caches import cost_of_filling
 from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.caching import CacheNeed
-from kdscale.pipeline.cost import Cost, fill_cost, training_rows
+from kdscale.pipeline.cost import Cost
 from kdscale.pipeline.planned import Plan, PlannedStage
 
-__all__ = ["PlannedCache", "Rate", "Student", "caches_of_plan"]
+__all__ = ["Forecast", "Rate", "Student", "caches_of_plan"]
 
 TINYVIT_K = 10
 """Classes that TinyViT keeps for ImageNet-1k; what a dense record is compared with."""
@@ -48,8 +47,8 @@ class Student:
 
 
 @dataclass(frozen=True)
-class PlannedCache:
-    """One cache of a plan."""
+class Forecast:
+    """One cache of a plan: what it would hold, cost and save."""
 
     teacher: str
     model: str
@@ -114,7 +113,7 @@ class PlannedCache:
         }  # fmt: skip
 
 
-def caches_of_plan(plan: Plan, root: Root) -> list[PlannedCache]:
+def caches_of_plan(plan: Plan, root: Root) -> list[Forecast]:
     """The caches that a plan's students would read, in the plan's order.
 
     Args:
@@ -131,17 +130,13 @@ def caches_of_plan(plan: Plan, root: Root) -> list[PlannedCache]:
 
 def _planned(
     need: CacheNeed, readers: list[tuple[PlannedStage, str]], plan: Plan, root: Root, measured: list[_Measured]
-) -> PlannedCache:
+) -> Forecast:
     teacher = plan.stages[need.teacher]
-    student = readers[0][0].definition
-    spec = StageSpec.model_validate(student["spec"])
-    limited = spec.model_copy(update={"data": spec.data.model_copy(update={"limit": need.limit})})
-    rows = training_rows(limited, DatasetInfo.of(student["data"]["info"]))
-    cost = fill_cost(rows, need.views, need.block_rows, need.layout.record_bytes, teacher.cost.flops, 1)
+    rows, cost = cost_of_filling(need, teacher, readers[0][0])
     present, place = _there(need, root)
     students = {stage.digest: _student(stage, need, plan, measured) for stage, _ in readers}
     fills = any(stage.definition["caches"][role]["filled_by"] for stage, role in readers)
-    return PlannedCache(
+    return Forecast(
         teacher.name, teacher.model, need, rows, cost, present, place, list(students.values()),
         _fill_rate(need, measured), "stage" if fills else "on_use",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kdscale.jobs.cache_info import record_phrase
-from kdscale.jobs.cache_plan import PlannedCache, Student
+from kdscale.jobs.cache_plan import Forecast, Student
 from kdscale.jobs.wording import duration, size
 
 __all__ = ["lines_of", "show_caches", "verdict"]
@@ -19,7 +19,7 @@ LISTED = 6
 SHORT = 6
 
 
-def show_caches(caches: Sequence[PlannedCache], sweep: str, console: Console, *, as_json: bool) -> None:
+def show_caches(caches: Sequence[Forecast], sweep: str, console: Console, *, as_json: bool) -> None:
     """Print the caches of a plan."""
     if as_json:
         document = {"schema": 1, "sweep": sweep, "caches": [cache.document() for cache in caches]}
@@ -34,7 +34,7 @@ def show_caches(caches: Sequence[PlannedCache], sweep: str, console: Console, *,
         console.print()
 
 
-def lines_of(cache: PlannedCache) -> Iterator[tuple[str, str]]:
+def lines_of(cache: Forecast) -> Iterator[tuple[str, str]]:
     """Label and text of each line about a cache."""
     need, layout, cost = cache.need, cache.need.layout, cache.cost
     yield (
@@ -53,7 +53,7 @@ def lines_of(cache: PlannedCache) -> Iterator[tuple[str, str]]:
     yield "pays", verdict(cache)
 
 
-def verdict(cache: PlannedCache) -> str:
+def verdict(cache: Forecast) -> str:
     """Whether a cache pays, and what would make it."""
     views, epochs = cache.need.views, cache.epochs
     flops = f"{_tflops(cache.cost.train_flops)} TFLOPs with it, {_tflops(cache.live_flops)} without"
@@ -64,7 +64,7 @@ def verdict(cache: PlannedCache) -> str:
     return f"{_sum(cache.students)} {compared} {views} views: does not pay, {said}; {flops}. {_mend(cache)}"
 
 
-def _mend(cache: PlannedCache) -> str:
+def _mend(cache: Forecast) -> str:
     views, epochs = cache.need.views, cache.epochs
     more = views // max(1, max(s.epochs for s in cache.students)) + 1
     wishes = [f"cache: {{views: {epochs - 1}}} or fewer"] if epochs > 1 else []
@@ -79,14 +79,14 @@ def _sum(students: Sequence[Student]) -> str:
     return f"{' + '.join(parts)} = {sum(s.epochs for s in students)}"
 
 
-def _present(cache: PlannedCache) -> str:
+def _present(cache: Forecast) -> str:
     if not cache.present:
         return "none of it is there"
     there = "all of it is" if cache.present == cache.cost.steps else f"{cache.present:,} of them are"
     return f"{there} there ({cache.place})"
 
 
-def _filling(cache: PlannedCache) -> str:
+def _filling(cache: Forecast) -> str:
     work = f"{cache.teacher_images:,} teacher forwards, {_tflops(cache.cost.train_flops)} TFLOPs"
     who = "by a stage of its own" if cache.fill == "stage" else "by the students, a view before its epoch"
     if cache.present == cache.cost.steps:
@@ -97,7 +97,7 @@ def _filling(cache: PlannedCache) -> str:
     return f"{work}, {who}; {duration(cache.seconds)} for what is not there, at {speed}"
 
 
-def _reading(cache: PlannedCache) -> str:
+def _reading(cache: Forecast) -> str:
     """Bandwidth that students need; the fastest decides, where any was timed."""
     record = cache.need.layout.record_bytes
     rates = [student.rate for student in cache.students if student.rate is not None]

@@ -14,7 +14,7 @@ from kdscale.pipeline.caching import CacheNeed
 from kdscale.pipeline.cost import Cost, fill_cost, training_rows
 from kdscale.pipeline.planned import Plan, PlannedStage
 
-__all__ = ["PlannedCache", "caches_of"]
+__all__ = ["PlannedCache", "caches_of", "cost_of_filling"]
 
 
 @dataclass
@@ -104,7 +104,7 @@ def caches_of(plan: Plan) -> list[PlannedCache]:
         own = cache(need)
         own.readers.append((stage, role))
         if not own.fills:
-            own.on_use = _cost_of_filling(own, stage)
+            own.on_use = cost_of_filling(own.need, own.teacher, stage)[1]
     return list(found.values())
 
 
@@ -114,9 +114,15 @@ def _readings(plan: Plan) -> Iterator[tuple[PlannedStage, str, dict[str, Any]]]:
             yield stage, role, entry["need"]
 
 
-def _cost_of_filling(cache: PlannedCache, student: PlannedStage) -> Cost:
-    """Of a cache that no stage fills, as if nothing of it were there."""
-    spec, need = StageSpec.model_validate(student.definition["spec"]), cache.need
+def cost_of_filling(need: CacheNeed, teacher: PlannedStage, student: PlannedStage) -> tuple[int, Cost]:
+    """Rows of a view, and the cost of filling a cache whole, as if nothing of it were there.
+
+    Args:
+        need: what it must hold.
+        teacher: whose answers.
+        student: any that reads it.
+    """
+    spec = StageSpec.model_validate(student.definition["spec"])
     whole = spec.model_copy(update={"data": spec.data.model_copy(update={"limit": need.limit})})
     rows = training_rows(whole, DatasetInfo.of(student.definition["data"]["info"]))
-    return fill_cost(rows, need.views, need.block_rows, need.layout.record_bytes, cache.teacher.cost.flops, 1)
+    return rows, fill_cost(rows, need.views, need.block_rows, need.layout.record_bytes, teacher.cost.flops, 1)

@@ -84,6 +84,7 @@ def assemble(
     size = image_size(spec, info)
     every = [term for terms in spec.passes.values() for term in terms]
     wanted = _wanted_taps(every, only=next(iter(parents)) if len(parents) == 1 else None)
+    wanted |= {role: ["pooled"] for role, ref in spec.teachers.items() if ref.cache is not None and ref.cache.pooled}
     network = build_network(spec.student, info, size, taps=wanted[None], seed=spec.seed, plugins=spec.plugins)
     teachers = {name: teacher_network(parent, info, size, wanted.get(name, [])) for name, parent in parents.items()}
     shapes = {name: net.tap_shapes(size) for name, net in teachers.items()}

@@ -11,7 +11,9 @@ import pytest
 
 from kdscale.cache.folder import CacheFolder
 from kdscale.jobs.local import LocalRun
+from kdscale.jobs.prepare import prepare_folders
 from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.plan import make_plan
 from tests.e2e.conftest import Make, Sandbox
 from tests.e2e.test_kills import KillAt
 from tests.unit.checkpoint.disk import small_disk
@@ -106,7 +108,8 @@ def test_a_cache_is_the_same_bytes_from_any_number_of_ranks_killed_or_not(sandbo
 @pytest.mark.parametrize("world", [pytest.param(1, marks=MATRIX), 2])
 def test_filled_on_use_it_is_the_same(sandbox: Make, world: int) -> None:
     ranks = f"stages.student.engine.processes={world}"
-    before, during = sandbox("stage", cached(), *LIVE, ranks), sandbox("on_use", cached(fill="on_use"), *LIVE, ranks)
+    before = sandbox("stage", cached(pooled="true"), *LIVE, ranks)
+    during = sandbox("on_use", cached(pooled="true", fill="on_use"), *LIVE, ranks)
     assert set(before.run().values()) == {"done"}
     assert "teacher-cache" not in {stage.name for stage in during.plan.stages.values()}
     kill = KillAt([8, 24], signal.SIGKILL)
@@ -179,6 +182,19 @@ def test_a_cache_that_was_removed_is_filled_again_for_who_still_needs_it(sandbox
     assert {stage.name for stage in again.plan.todo} == {"student", "teacher-cache"}
     assert set(again.run().values()) == {"done"}
     assert files(again.root) == before
+
+
+@MATRIX
+def test_fresh_fills_it_anew(sandbox: Make) -> None:
+    first = sandbox("runs", cached(), *LIVE)
+    assert set(first.run().values()) == {"done"}
+    before = files(first.root)
+    _damage(cache_of(first).shard(0), "flipped")
+    plan = make_plan(first.sweep, first.root, fresh=["teacher-cache"])
+    assert {stage.name for stage in plan.todo} == {"teacher-cache"}
+    prepare_folders(first.root, plan, retry_failed=False)
+    assert set(Sandbox(first.root, plan, first.warm, [], first.sweep).run().values()) == {"done"}
+    assert files(first.root) == before
 
 
 def test_more_views_are_added_to_what_is_there(sandbox: Make) -> None:

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from kdscale.config.load import load
-from kdscale.jobs.cache_plan import PlannedCache, caches_of_plan
+from kdscale.jobs.cache_plan import Forecast, caches_of_plan
 from kdscale.jobs.cache_plan_screen import lines_of, show_caches, verdict
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.plan import make_plan
@@ -20,7 +20,7 @@ from kdscale.pipeline.planned import Plan
 from tests.small_caches import CONFIG
 
 
-def planned(root: Root, folder: Path, *overrides: str, **stages: Any) -> tuple[Plan, dict[str, PlannedCache]]:
+def planned(root: Root, folder: Path, *overrides: str, **stages: Any) -> tuple[Plan, dict[str, Forecast]]:
     """The plan, and its caches by the kind of their records."""
     config = copy.deepcopy(CONFIG)
     config["stages"] |= stages
@@ -31,7 +31,7 @@ def planned(root: Root, folder: Path, *overrides: str, **stages: Any) -> tuple[P
     return plan, {cache.students[0].name: cache for cache in found}
 
 
-def text_of(cache: PlannedCache) -> dict[str, str]:
+def text_of(cache: Forecast) -> dict[str, str]:
     return dict(lines_of(cache))
 
 
