@@ -60,7 +60,8 @@ def with_fills(
         forced = not {fill_name(stages[need.teacher]), *(fill.name for fill in fills)}.isdisjoint(fresh)
         for fill in fills:
             verdict = judge_fill(fill, root, stages[need.teacher], forced=forced)
-            found[fill.digest] = replace(fill, reuse=verdict if waiting or verdict.done else NOT_READ)
+            wanted = waiting or verdict.done or forced
+            found[fill.digest] = replace(fill, reuse=verdict if wanted else NOT_READ)
         for reading in group:
             own = fills if reading.config.fill == "stage" else []
             found[reading.student] = _reading(found[reading.student], reading.role, need, own)
