@@ -73,7 +73,7 @@ class Filler:
             left = [block for block in _own_first(blocks) if not self._folder.has(block)]
             while left and not self._stopped():
                 taken, left = self._take(writer, left)
-                self._make(writer, taken, told)
+                left = [*self._make(writer, taken, told), *left]
                 if not taken and left:
                     told()
                     time.sleep(ASK_AGAIN_S)
@@ -97,10 +97,10 @@ class Filler:
     def _view(self, block: int) -> int:
         return block // self._folder.manifest.blocks_per_view
 
-    def _make(self, writer: BlockWriter, taken: list[int], told: Callable[[], None]) -> None:
-        """Compute and write blocks of one view; one is written while the next is computed."""
+    def _make(self, writer: BlockWriter, taken: list[int], told: Callable[[], None]) -> list[int]:
+        """Compute and write blocks of one view, one while the next is computed; returns those that a stop has left."""
         if not taken:
-            return
+            return []
         waiting = list(taken)
         writing: Future[None] | None = None
         try:
@@ -120,6 +120,7 @@ class Filler:
         finally:
             for block in waiting:
                 writer.release(block)
+        return waiting
 
     def slices_of(self, block: int) -> list[NDArray[np.int64]]:
         """The rows of a block as they are answered: pieces of one length, padded behind the last row."""
