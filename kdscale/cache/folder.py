@@ -25,7 +25,7 @@ from kdscale.cache import blocks, making
 from kdscale.cache.manifest import Manifest, difference, hash_of_rows
 from kdscale.errors import CacheCorrupt, CacheError, CacheMiss, CacheStale
 
-__all__ = ["CacheFolder"]
+__all__ = ["CacheFolder", "read_manifest"]
 
 LINES = 12
 """Of a difference, in a message."""
@@ -60,7 +60,7 @@ class CacheFolder:
             CacheStale: it holds other answers, or was made by a later kdscale.
             CacheCorrupt: its manifest or its rows are damaged.
         """
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         if expect is not None and (lines := difference(expect, manifest.identity)):
             raise CacheStale(_stale(path, lines))
         return cls(path, manifest, _read_rows(path / "rows.bin", manifest))
@@ -109,7 +109,7 @@ class CacheFolder:
             CacheMiss: it was removed.
             CacheStale: it was replaced by another.
         """
-        found = _read_manifest(self.path)
+        found = read_manifest(self.path)
         same = replace(self.manifest, views=found.views)
         if same != found:
             raise CacheStale(_stale(self.path, difference(same.document(), found.document())))
@@ -204,7 +204,8 @@ class CacheFolder:
 # --------------------------------------------------------------------------- reading
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a cache's folder; nothing else of it is looked at. Raises: CacheError."""
     file = path / "manifest.json"
     try:
         document = atomic.read_json(file)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale import atomic
-from kdscale.cache.folder import CacheFolder
+from kdscale.cache.folder import CacheFolder, read_manifest
 from kdscale.cache.manifest import Manifest, difference, digest_of
 from kdscale.errors import CacheError, CacheMiss, CacheStale, ConfigError, StageError
 from kdscale.pipeline.claims import Claim, holder_of, lock_of, locked
@@ -184,7 +184,7 @@ class Root:
         for root in self._names:
             for path in visible_folders(root / "caches"):
                 with suppress(CacheError):
-                    found.append(CacheFolder.open(path).manifest)
+                    found.append(read_manifest(path))
         return found
 
     def create_stage(self, name: str, digest: str) -> StageFolder:
