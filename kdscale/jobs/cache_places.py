@@ -18,7 +18,7 @@ from kdscale.cache.folder import CacheFolder
 from kdscale.cache.layout import Layout
 from kdscale.errors import CacheError, ConfigError, StageError
 from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.names import resolve
 from kdscale.pipeline.stage_names import visible_folders
 

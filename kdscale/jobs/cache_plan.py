@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from kdscale.errors import CacheError, StageError
 from kdscale.jobs.planned_caches import cost_of_filling
 from kdscale.pipeline.artifacts import Root, StageFolder
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.cost import Cost
 from kdscale.pipeline.planned import Plan, PlannedStage
 

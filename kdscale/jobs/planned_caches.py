@@ -10,7 +10,7 @@ from typing import Any
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 from kdscale.jobs.wording import size
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.cost import Cost, fill_cost, training_rows
 from kdscale.pipeline.planned import Plan, PlannedStage
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdscale.errors import StageHeld
 from kdscale.pipeline.artifacts import NewStage, Root, StageFolder
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.planned import FRESH, Plan, PlannedStage
 
 __all__ = ["note_state", "prepare_folders"]

@@ -18,16 +18,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdscale import atomic
-from kdscale.cache.folder import CacheFolder, read_manifest
-from kdscale.cache.manifest import Manifest, difference, digest_of
 from kdscale.errors import CacheError, CacheMiss, CacheStale, ConfigError, StageError
 from kdscale.pipeline.claims import Claim, holder_of, lock_of, locked
 from kdscale.pipeline.new_stage import NewStage, lay_out
 from kdscale.pipeline.stage_folder import AT_REST, UNDER_WAY, StageFolder
 from kdscale.pipeline.stage_names import StageNames, visible_folders
+
+if TYPE_CHECKING:  # NumPy, which screens do not need, is imported where a cache is opened
+    from kdscale.cache.folder import CacheFolder
+    from kdscale.cache.manifest import Manifest
 
 __all__ = ["AT_REST", "UNDER_WAY", "Claim", "NewStage", "Root", "StageFolder", "SweepFolder"]
 
@@ -144,6 +146,9 @@ class Root:
         Raises:
             CacheStale, CacheCorrupt: what lies in its place is another, or damaged.
         """
+        from kdscale.cache.folder import CacheFolder
+        from kdscale.cache.manifest import digest_of
+
         name = digest_of(identity)[:12]
         places = [(root / "caches" / name, root == self.path) for root in self._names]
         found = [CacheFolder.open(path, identity) for path, _ in places if path.is_dir()]
@@ -158,6 +163,8 @@ class Root:
             CacheStale: there is none, but one that the same teacher was asked for, which differs.
             CacheMiss: there is none at all.
         """
+        from kdscale.cache.manifest import difference, digest_of
+
         found = self.cache(identity)
         if found is not None:
             return found
@@ -172,6 +179,8 @@ class Root:
 
     def take_out_cache(self, identity: Mapping[str, Any]) -> None:
         """Delete the own root's cache of this identity, where there is one; readers see it whole or not at all."""
+        from kdscale.cache.manifest import digest_of
+
         path = self.caches / digest_of(identity)[:12]
         if path.is_dir():
             aside = path.with_name(f".{path.name}.{time.time_ns()}.removed")
@@ -180,6 +189,8 @@ class Root:
 
     def manifests(self) -> list[Manifest]:
         """Of all teacher caches that can be read."""
+        from kdscale.cache.folder import read_manifest
+
         found = []
         for root in self._names:
             for path in visible_folders(root / "caches"):

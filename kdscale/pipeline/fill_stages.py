@@ -11,7 +11,7 @@ from typing import Any
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import CacheConfig, StageSpec
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.cost import fill_cost, training_rows
 from kdscale.pipeline.planned import PlannedStage, Reuse
 from kdscale.pipeline.reuse import judge_fill

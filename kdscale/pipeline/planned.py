@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.cost import Cost
 
 __all__ = ["FRESH", "NEW", "Plan", "PlannedStage", "PlannedTrial", "Reuse"]

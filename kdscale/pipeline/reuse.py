@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from kdscale.errors import CacheError
 from kdscale.pipeline.artifacts import Root, StageFolder
-from kdscale.pipeline.caching import CacheNeed, part_of
+from kdscale.pipeline.cache_need import CacheNeed, part_of
 from kdscale.pipeline.planned import FRESH, NEW, PlannedStage, Reuse
 
 __all__ = ["judge", "judge_fill"]

@@ -26,7 +26,7 @@ from kdscale.data.split import carve
 from kdscale.data.store import Store
 from kdscale.errors import CacheError
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.teachers.cached import CachedTeacher
 from kdscale.train.filler import Filler
 

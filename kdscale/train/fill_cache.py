@@ -21,7 +21,7 @@ from kdscale.data.loader import TrainViews
 from kdscale.errors import StageError
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
 from kdscale.pipeline.assemble import image_size, teacher_network
-from kdscale.pipeline.caching import CacheNeed, part_of
+from kdscale.pipeline.cache_need import CacheNeed, part_of
 from kdscale.teachers.network import NetworkTeacher
 from kdscale.train.build import parents_of_stage, store_of_stage
 from kdscale.train.caches import create_cache

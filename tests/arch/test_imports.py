@@ -71,6 +71,12 @@ def test_planning_leaves_out_the_compiler(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("module", ["housekeeping", "status", "logs", "overview", "storage", "cache_command"])
+def test_what_only_looks_waits_for_no_torch(module: str) -> None:
+    """Two seconds of every look, otherwise."""
+    assert "torch" not in loaded_after(f"import kdscale.jobs.{module}")
+
+
 def test_workers_find_everything_imported() -> None:
     """What their parent leaves out, every rank of every stage pays for."""
     run_apart(

@@ -19,7 +19,7 @@ from kdscale.config.load import Sweep, load
 from kdscale.jobs.explanation import explain_screen
 from kdscale.jobs.screens import plan_screen
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.plan import make_plan
 from kdscale.pipeline.planned import Plan
 

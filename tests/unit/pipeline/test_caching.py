@@ -17,7 +17,7 @@ from kdscale.config.load import load
 from kdscale.errors import ConfigError
 from kdscale.losses.kd import SoftTargets
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.caching import CacheNeed, part_of
+from kdscale.pipeline.cache_need import CacheNeed, part_of
 from kdscale.pipeline.plan import make_plan
 from kdscale.pipeline.planned import Plan, PlannedStage
 

@@ -11,7 +11,7 @@ from kdscale.cache.folder import CacheFolder
 from kdscale.cache.manifest import Manifest, hash_of_rows
 from kdscale.config.load import load
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.plan import make_plan
 
 TEXT = """

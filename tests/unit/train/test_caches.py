@@ -15,7 +15,7 @@ from kdscale.cache.layout import Layout
 from kdscale.cache.manifest import Manifest, hash_of_rows
 from kdscale.errors import CacheMiss, CacheStale
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.caching import CacheNeed
+from kdscale.pipeline.cache_need import CacheNeed
 
 ROWS = np.arange(20)
 NEED = CacheNeed(
