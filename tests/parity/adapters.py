@@ -112,6 +112,11 @@ def _kd_as_cross_entropy(hp: Hyper) -> dict[str, Any]:
     return {**_kd(hp), "form": "ce"}
 
 
+def _plain(hp: Hyper) -> dict[str, Any]:
+    """The defaults are the reference's."""
+    return {}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": Adapter(
         outs={
@@ -122,4 +127,5 @@ ADAPTERS: dict[str, Adapter] = {
             "loss_seed_half": terms((0.5, "ce", _ce), (0.5, "kd", _kd_as_cross_entropy)),
         }
     ),
+    "sp": Adapter(outs={"loss": terms((1.0, "sp", _plain))}),
 }
