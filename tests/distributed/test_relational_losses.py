@@ -52,6 +52,8 @@ print("equal")
 """
 
 CASES = [
+    ("pkt", {}),
+    ("pkt", {"reduction": "offdiagonal"}),
     ("sp", {}),
 ]
 

@@ -117,6 +117,14 @@ def _plain(hp: Hyper) -> dict[str, Any]:
     return {}
 
 
+def _pkt_row(hp: Hyper) -> dict[str, Any]:
+    return {"reduction": "row"}
+
+
+def _pkt_offdiagonal(hp: Hyper) -> dict[str, Any]:
+    return {"reduction": "offdiagonal"}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": Adapter(
         outs={
@@ -125,6 +133,13 @@ ADAPTERS: dict[str, Adapter] = {
             "loss_total": terms(("ce_weight", "ce", _ce), ("kd_weight", "kd", _kd)),
             "loss_soft_ce_T2": terms((1.0, "kd", _kd_as_cross_entropy)),
             "loss_seed_half": terms((0.5, "ce", _ce), (0.5, "kd", _kd_as_cross_entropy)),
+        }
+    ),
+    "pkt": Adapter(
+        outs={
+            "loss": terms((1.0, "pkt", _plain)),
+            "loss_row_kl": terms((1.0, "pkt", _pkt_row)),
+            "paper_offdiag": terms((1.0, "pkt", _pkt_offdiagonal)),
         }
     ),
     "sp": Adapter(outs={"loss": terms((1.0, "sp", _plain))}),
