@@ -54,6 +54,8 @@ print("equal")
 CASES = [
     ("pkt", {}),
     ("pkt", {"reduction": "offdiagonal"}),
+    ("rkd", {"distance": 1.0, "angle": 0.0}),
+    ("rkd", {"distance": 0.0, "angle": 1.0, "chunk": 3}),
     ("sp", {}),
 ]
 

@@ -125,6 +125,10 @@ def _pkt_offdiagonal(hp: Hyper) -> dict[str, Any]:
     return {"reduction": "offdiagonal"}
 
 
+def _rkd(distance: float, angle: float) -> Callable[[Hyper], dict[str, Any]]:
+    return lambda hp: {"distance": distance, "angle": angle}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": Adapter(
         outs={
@@ -140,6 +144,14 @@ ADAPTERS: dict[str, Adapter] = {
             "loss": terms((1.0, "pkt", _plain)),
             "loss_row_kl": terms((1.0, "pkt", _pkt_row)),
             "paper_offdiag": terms((1.0, "pkt", _pkt_offdiagonal)),
+        }
+    ),
+    "rkd": Adapter(
+        outs={
+            "loss_dist": terms((1.0, "rkd", _rkd(1, 0))),
+            "loss_angle": terms((1.0, "rkd", _rkd(0, 1))),
+            "loss_25_50": terms((1.0, "rkd", _plain)),
+            "loss_1_2": terms((1.0, "rkd", _rkd(1, 2))),
         }
     ),
     "sp": Adapter(outs={"loss": terms((1.0, "sp", _plain))}),
