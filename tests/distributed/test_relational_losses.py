@@ -52,6 +52,9 @@ print("equal")
 """
 
 CASES = [
+    ("cc", {}),
+    ("cc", {"kernel": "bilinear", "teacher_embedding": "trained"}),
+    ("cc", {"kernel": "adjacent"}),
     ("pkt", {}),
     ("pkt", {"reduction": "offdiagonal"}),
     ("rkd", {"distance": 1.0, "angle": 0.0}),

@@ -49,6 +49,13 @@ class Case:
         teacher = self.teacher if loss.needs_teacher else None
         return torch.func.functional_call(loss, self._parts(loss), (self.student, teacher, self.batch)).mean()
 
+    def part(self, name: str, options: Mapping[str, Any], path: str, *inputs: Tensor) -> Tensor:
+        """What one trainable part of a loss gives, with the file's weights in it."""
+        loss = self._loss(name, options)
+        weights = {n.removeprefix(f"{path}."): w for n, w in self._parts(loss).items() if n.startswith(f"{path}.")}
+        got: Tensor = torch.func.functional_call(loss.get_submodule(path), weights, inputs)
+        return got
+
     def _loss(self, name: str, options: Mapping[str, Any]) -> Loss:
         plugin = plugins.load("losses", name)
         student, teacher = self.student, self.teacher
@@ -129,7 +136,27 @@ def _rkd(distance: float, angle: float) -> Callable[[Hyper], dict[str, Any]]:
     return lambda hp: {"distance": distance, "angle": angle}
 
 
+def _cc(kernel: str) -> Callable[[Hyper], dict[str, Any]]:
+    return lambda hp: {"kernel": kernel, "gamma": hp["gamma"], "order": hp["P"]}
+
+
+def _embedding(side: str) -> Out:
+    return lambda case: case.part("cc", _cc("rbf")(case.hp), f"embed_{side}.0", case.inputs[f"f_{side}"])
+
+
 ADAPTERS: dict[str, Adapter] = {
+    "cc": Adapter(
+        outs={
+            "e_s": _embedding("s"),
+            "e_t": _embedding("t"),
+            "loss_author": terms((1.0, "cc", _cc("adjacent"))),
+            "loss_rbf": terms((1.0, "cc", _cc("rbf"))),
+            "loss_bilinear": terms((1.0, "cc", _cc("bilinear"))),
+        },
+        weight_names={
+            f"embed_{side}.linear.{part}": f"embed_{side}.0.{part}" for side in "st" for part in ("weight", "bias")
+        },
+    ),
     "kd": Adapter(
         outs={
             "loss_kd": terms((1.0, "kd", _kd)),
