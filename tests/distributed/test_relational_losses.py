@@ -55,6 +55,8 @@ CASES = [
     ("cc", {}),
     ("cc", {"kernel": "bilinear", "teacher_embedding": "trained"}),
     ("cc", {"kernel": "adjacent"}),
+    ("dist", {}),
+    ("dist", {"inter": 0.0, "temperature": 1.0, "scale_t2": False}),
     ("pkt", {}),
     ("pkt", {"reduction": "offdiagonal"}),
     ("rkd", {"distance": 1.0, "angle": 0.0}),

@@ -8,7 +8,7 @@ hyper-parameters, or any function of the case.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -144,6 +144,21 @@ def _embedding(side: str) -> Out:
     return lambda case: case.part("cc", _cc("rbf")(case.hp), f"embed_{side}.0", case.inputs[f"f_{side}"])
 
 
+def _dist(hp: Hyper) -> dict[str, Any]:
+    return {"temperature": hp["tau"], "inter": hp["beta"], "intra": hp["gamma"]}
+
+
+def _dist_part(inter: float, intra: float) -> Callable[[Hyper], dict[str, Any]]:
+    return lambda hp: {"temperature": hp["tau"], "inter": inter, "intra": intra, "scale_t2": False}
+
+
+def _by_pixel(out: Out) -> Out:
+    """Every pixel of a segmentation is a sample; other logits stay as they are."""
+    return lambda case: out(
+        replace(case, inputs={name: z.movedim(1, -1).flatten(0, -2) for name, z in case.inputs.items()})
+    )
+
+
 ADAPTERS: dict[str, Adapter] = {
     "cc": Adapter(
         outs={
@@ -156,6 +171,13 @@ ADAPTERS: dict[str, Adapter] = {
         weight_names={
             f"embed_{side}.linear.{part}": f"embed_{side}.0.{part}" for side in "st" for part in ("weight", "bias")
         },
+    ),
+    "dist": Adapter(
+        outs={
+            "loss": _by_pixel(terms((1.0, "dist", _dist))),
+            "inter": terms((1.0, "dist", _dist_part(1, 0))),
+            "intra": terms((1.0, "dist", _dist_part(0, 1))),
+        }
     ),
     "kd": Adapter(
         outs={

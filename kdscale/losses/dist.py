@@ -1,0 +1,74 @@
+"""DIST: the student's probabilities correlate with a stronger teacher's, which asks less than being equal.
+
+Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536, eq. 6-10; temperature 4 and
+a weight of 2 on CIFAR-100, temperature 1 on ImageNet.
+Deviation: times temperature², as in the authors' code and not in the paper (`scale_t2: false`). A sample or class
+whose probabilities are all equal passes no gradient.
+Reduction: `inter` averages 1 - correlation over samples, `intra` over classes; their weighted sum.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig
+from kdscale.errors import ShapeError
+from kdscale.nn.pairwise import Pairs, correlations, related_rows
+from kdscale.nn.precision import at_least_fp32
+
+__all__ = ["StrongerTeacher"]
+
+
+class StrongerTeacher(Loss):
+    """Correlate with the teacher's probabilities: each sample's over classes, and each class's over samples."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        temperature: float = Field(4.0, gt=0)
+        inter: float = Field(1.0, ge=0, description="weight of the correlation over classes, sample by sample")
+        intra: float = Field(1.0, ge=0, description="weight of the correlation over samples, class by class")
+        scale_t2: bool = True
+        pairs: Pairs = "global"
+
+        @model_validator(mode="after")
+        def _something_weighs(self) -> StrongerTeacher.Config:
+            if not self.inter and not self.intra:
+                raise ValueError("inter and intra are both 0: nothing is left to compare")
+            return self
+
+    config: Config
+    reads = "probabilities"
+    per_sample = False
+    relational = True
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """Return the weighted sum of both. Raises: ShapeError."""
+        if teacher is None or teacher.logits.shape != student.logits.shape:
+            raise ShapeError(_mismatch(student, teacher))
+        config = self.config
+        logits = (at_least_fp32(student.logits), at_least_fp32(teacher.logits.detach()))
+        own, taught = ((z / config.temperature).softmax(1) for z in logits)
+        parts = [config.inter * correlation_gap(own, taught)] if config.inter else []
+        if config.intra:
+            own, taught = (related_rows("dist", rows, config.pairs).T for rows in (own, taught))
+            parts.append(config.intra * correlation_gap(own, taught))
+        value = torch.stack(parts).sum()
+        return value * config.temperature**2 if config.scale_t2 else value
+
+
+def correlation_gap(student: Float[Tensor, "N D"], teacher: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
+    """Compute the mean over rows of 1 - Pearson's correlation: 0 where they agree, at most 2."""
+    return 1 - correlations(student, teacher).mean()
+
+
+def _mismatch(student: Outputs, teacher: Outputs | None) -> str:
+    if teacher is None:
+        return "dist: this term has no teacher to listen to; name one: {name: dist, teacher: STAGE}"
+    return (
+        f"dist: the teacher's logits are {list(teacher.logits.shape)}, the student's {list(student.logits.shape)}; "
+        "both networks must tell the same classes apart"
+    )
