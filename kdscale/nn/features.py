@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
 from kdscale.api import Outputs, Shapes
 from kdscale.errors import ShapeError
 from kdscale.nn.precision import at_least_fp32
 
-__all__ = ["feature_pairs", "shape_pairs"]
+__all__ = ["as_map", "feature_pairs", "shape_pairs"]
 
 Shape = tuple[int, ...]
 
@@ -30,6 +31,16 @@ def shape_pairs(term: str, shapes: Shapes) -> list[tuple[Shape, Shape]]:
     """The shapes of what `feature_pairs` will give, without B. Raises: ShapeError."""
     _refuse_unpaired(term, len(shapes.student), len(shapes.teacher))
     return list(zip(map(tuple, shapes.student), map(tuple, shapes.teacher), strict=True))
+
+
+def as_map(term: str, features: Float[Tensor, "B K *space"]) -> Float[Tensor, "B K H W"]:
+    """A map as it is, and pooled features as a map of one pixel. Raises: ShapeError for anything else."""
+    if features.dim() not in (2, 4):
+        raise ShapeError(
+            f"{term}: compares maps (B, K, H, W) or pooled features (B, K), not {list(features.shape)}; "
+            "tap another layer"
+        )
+    return features if features.dim() == 4 else features[:, :, None, None]
 
 
 def _refuse_unpaired(term: str, own: int, taught: int) -> None:

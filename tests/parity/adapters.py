@@ -159,6 +159,10 @@ def _by_pixel(out: Out) -> Out:
     )
 
 
+def _ickd(reduction: str) -> Callable[[Hyper], dict[str, Any]]:
+    return lambda hp: {"reduction": reduction}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "cc": Adapter(
         outs={
@@ -178,6 +182,18 @@ ADAPTERS: dict[str, Adapter] = {
             "inter": terms((1.0, "dist", _dist_part(1, 0))),
             "intra": terms((1.0, "dist", _dist_part(0, 1))),
         }
+    ),
+    "ickd": Adapter(
+        outs={
+            "loss": terms((1.0, "ickd", _plain)),
+            "loss_c2": terms((1.0, "ickd", _ickd("paper"))),
+            "loss_imagenet": terms((1.0, "ickd", _ickd("imagenet"))),
+        },
+        weight_names={
+            "embed_s.conv2d.weight": "embed.0.0.weight",
+            "embed_s.l2norm.weight": "embed.0.1.weight",
+            "embed_s.l2norm.bias": "embed.0.1.bias",
+        },
     ),
     "kd": Adapter(
         outs={

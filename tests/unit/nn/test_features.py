@@ -5,7 +5,7 @@ import torch
 
 from kdscale.api import Outputs, Shapes
 from kdscale.errors import ShapeError
-from kdscale.nn.features import feature_pairs, shape_pairs
+from kdscale.nn.features import as_map, feature_pairs, shape_pairs
 
 LOGITS = torch.zeros(2, 3)
 
@@ -33,3 +33,10 @@ def test_features_without_counterpart_are_refused() -> None:
 
 def test_shapes_are_paired_in_order() -> None:
     assert shape_pairs("vid", Shapes(3, [(1,), (2, 3, 3)], [(4,), (5, 6, 6)])) == [((1,), (4,)), ((2, 3, 3), (5, 6, 6))]
+
+
+def test_pooled_features_become_a_map_of_one_pixel_and_other_shapes_are_refused() -> None:
+    assert as_map("vid", torch.zeros(2, 3)).shape == (2, 3, 1, 1)
+    assert as_map("vid", torch.zeros(2, 3, 4, 5)).shape == (2, 3, 4, 5)
+    with pytest.raises(ShapeError, match=r"vid: .*\[2, 3, 4\]"):
+        as_map("vid", torch.zeros(2, 3, 4))

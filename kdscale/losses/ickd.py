@@ -1,0 +1,60 @@
+"""Inter-channel correlation: the student's channels shall correlate with each other as the teacher's do.
+
+Source: Liu et al., "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation",
+arXiv:2202.03680, section 3.2 (ICKD-C).
+Deviation: the authors' second, unused embedding is left out. Channels that are zero everywhere pass no gradient.
+Reduction: squared differences of the channels' row-normalised Gram matrices over C, a mean over samples: the authors'
+code for CIFAR, with a weight of 2.5. `paper` divides by C². `imagenet` divides by C and by the global batch's size:
+the authors' code for ImageNet, whose weight has to grow with the batch. Several taps add up.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdscale import ranks
+from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.features import as_map, feature_pairs, shape_pairs
+from kdscale.nn.pairwise import gram, unit_rows
+
+__all__ = ["InterChannel"]
+
+
+class InterChannel(Loss):
+    """Match the correlation of channels, the student's brought to the teacher's number of them; sizes are free."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        reduction: Literal["cifar", "paper", "imagenet"] = "cifar"
+
+    config: Config
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        self.embed = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(own[0], taught[0], 1, bias=False), nn.BatchNorm2d(taught[0]))
+            for own, taught in shape_pairs("ickd", shapes)
+        )
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
+        """Return the difference of the correlations of each sample. Raises: ShapeError."""
+        values = []
+        for (own, taught), embed in zip(feature_pairs("ickd", student, teacher), self.embed, strict=True):
+            with torch.autocast(own.device.type, enabled=False):
+                embedded = embed(as_map("ickd", own))
+            value = channel_gap(embedded, as_map("ickd", taught))
+            values.append(value / taught.shape[1] if self.config.reduction == "paper" else value)
+        total = torch.stack(values).sum(0)
+        return total / (len(total) * ranks.world()) if self.config.reduction == "imagenet" else total
+
+
+def channel_gap(student: Float[Tensor, "B K H W"], teacher: Float[Tensor, "B K I J"]) -> Float[Tensor, "B"]:
+    """Compute ‖G_t - G_s‖² / K of the K x K Gram matrices of the channels with rows of length 1."""
+    own, taught = (unit_rows(gram(features.flatten(2))) for features in (student, teacher))
+    return (own - taught).square().sum((1, 2)) / teacher.shape[1]
