@@ -163,6 +163,10 @@ def _ickd(reduction: str) -> Callable[[Hyper], dict[str, Any]]:
     return lambda hp: {"reduction": reduction}
 
 
+def _vid(hp: Hyper) -> dict[str, Any]:
+    return {"hidden": hp["mid_channels"], "initial_variance": hp["init_pred_var"]}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "cc": Adapter(
         outs={
@@ -220,4 +224,11 @@ ADAPTERS: dict[str, Adapter] = {
         }
     ),
     "sp": Adapter(outs={"loss": terms((1.0, "sp", _plain))}),
+    "vid": Adapter(
+        outs={"loss": terms((1.0, "vid", _vid))},
+        weight_names={
+            "log_scale": "raw_variances.0",
+            **{f"regressor.{layer}.weight": f"regressors.0.{layer}.weight" for layer in (0, 2, 4)},
+        },
+    ),
 }

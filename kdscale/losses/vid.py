@@ -1,0 +1,81 @@
+"""Variational information distillation: predict the teacher's features, each channel with a variance of its own.
+
+Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", arXiv:1904.05835, eq. 4-6; the
+regressor of the common CIFAR-100 benchmark (three 1x1 convolutions without BatchNorm, where the paper's has it).
+Deviation: none from the benchmark's form. The variances train with the student: give the term `weight_decay: 0`,
+for decay pulls them to 0.69.
+Reduction: mean over channels and space, then over samples (the paper sums); several taps add up. It is a log-likelihood
+without its constant, and may be negative.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, softplus
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.features import as_map, feature_pairs, shape_pairs
+
+__all__ = ["VariationalInformation"]
+
+EPS = 1e-5
+"""Least variance."""
+
+
+class VariationalInformation(Loss):
+    """Maximise the likelihood of the teacher's features; of two sizes the larger map is averaged to the smaller."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        initial_variance: float = Field(5.0, gt=2 * EPS)
+        hidden: int | None = Field(None, ge=1, description="channels within the regressor; by default the teacher's")
+
+    config: Config
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        pairs = shape_pairs("vid", shapes)
+        self.regressors = nn.ModuleList(_regressor(s[0], config.hidden or t[0], t[0]) for s, t in pairs)
+        above = config.initial_variance - EPS
+        raw = above + math.log(-math.expm1(-above))  # the inverse of softplus, without its overflow
+        self.raw_variances = nn.ParameterList(torch.full((taught[0],), raw) for _, taught in pairs)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
+        """Return the negative log-likelihood of each sample's features. Raises: ShapeError."""
+        values = []
+        pairs = feature_pairs("vid", student, teacher)
+        for (own, taught), regress, raw in zip(pairs, self.regressors, self.raw_variances, strict=True):
+            own, taught = _same_size(as_map("vid", own), as_map("vid", taught))
+            with torch.autocast(own.device.type, enabled=False):
+                mean = regress(own)
+            values.append(gaussian_nll(mean, taught, softplus(raw) + EPS))
+        return torch.stack(values).sum(0)
+
+
+def gaussian_nll(
+    mean: Float[Tensor, "B K H W"], target: Float[Tensor, "B K H W"], variance: Float[Tensor, "K"]
+) -> Float[Tensor, "B"]:
+    """Compute ((target - mean)² / variance + log variance) / 2, averaged over channels and space."""
+    variance = variance[:, None, None]
+    return ((target - mean).square() / variance + variance.log()).mean((1, 2, 3)) / 2
+
+
+def _regressor(own: int, hidden: int, taught: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(own, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, hidden, 1, bias=False), nn.ReLU(),
+        nn.Conv2d(hidden, taught, 1, bias=False),
+    )  # fmt: skip
+
+
+def _same_size(own: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
+    size = (min(own.shape[2], taught.shape[2]), min(own.shape[3], taught.shape[3]))
+    smaller = [m if m.shape[2:] == size else adaptive_avg_pool2d(m, size) for m in (own, taught)]
+    return smaller[0], smaller[1]
