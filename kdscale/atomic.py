@@ -1,19 +1,22 @@
 """Files that are either whole or absent, whatever kills the writer.
 
 Everything is written beside its destination, flushed to the disk and renamed; a reader never sees
-half a file. Renames are atomic on POSIX file systems, NFS and Lustre included.
+half a file. Renames are atomic on POSIX file systems, NFS and Lustre included. Beside that: a lock that a killed
+process lets go of, and whether there is room for what is to be written.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,10 @@ from typing import Any
 __all__ = [
     "as_json",
     "aside",
+    "demand_space",
     "is_disk_full",
+    "locked",
+    "no_locks",
     "read_json",
     "sync_file_system",
     "sync_folder",
@@ -57,6 +63,51 @@ def aside(target: Path) -> Iterator[Path]:
     except BaseException:
         _remove(side)
         raise
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float, problem: Callable[[str], Exception]) -> Iterator[None]:
+    """Hold an exclusive lock for a moment, against threads and processes; a process that is killed lets go of it.
+
+    Args:
+        path: the lock file; made, and left for ever, as a lock on a removed file protects nothing.
+        timeout_s: how long to wait for who has it.
+        problem: makes an error of a message, where somebody keeps the lock or the file system has none.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _acquire(handle, path, time.monotonic() + timeout_s, problem)
+        try:
+            yield
+        finally:
+            # Not left to close(): a child forked meanwhile would share the handle and keep the lock.
+            fcntl.flock(handle, fcntl.LOCK_UN)
+    finally:
+        os.close(handle)
+
+
+def _acquire(handle: int, path: Path, deadline: float, problem: Callable[[str], Exception]) -> None:
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise problem(f"{path} stays locked by another process: is one stopped (Ctrl-Z)?") from None
+            time.sleep(0.005)
+        except OSError as error:
+            raise problem(no_locks(path, error)) from error
+
+
+def no_locks(path: Path, error: OSError) -> str:
+    """What is said of a file system without locks."""
+    return f"{path}: no file locks here ({error.strerror}); mount it with flock, or give another --runs"
+
+
+def demand_space(folder: Path, needed: int) -> None:
+    """Raise the OSError of a full disk before it is one, where `needed` bytes are more than is free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
 
 
 def write_bytes(target: Path, content: bytes) -> None:

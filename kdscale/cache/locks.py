@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from kdscale import atomic
 from kdscale.errors import CacheError
 
 __all__ = ["BlockLocks", "alone", "read_only"]
@@ -57,7 +56,7 @@ class BlockLocks:
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
-            raise _no_locks(self.path, error) from error
+            raise CacheError(atomic.no_locks(self.path, error)) from error
         self.held.add(block)
         return True
 
@@ -80,39 +79,13 @@ def _key(found: os.stat_result) -> tuple[int, int, int]:
     return os.getpid(), found.st_dev, found.st_ino
 
 
-@contextmanager
-def alone(path: Path, wait_s: float = WAIT_S) -> Iterator[None]:
+def alone(path: Path, wait_s: float = WAIT_S) -> AbstractContextManager[None]:
     """Hold an exclusive lock for a moment, against threads and processes; a process that is killed lets go of it.
 
     Raises:
         CacheError: the file system has no locks, or somebody keeps this one.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        _acquire(handle, path, time.monotonic() + wait_s)
-        try:
-            yield
-        finally:
-            # Not left to close(): a child forked meanwhile would share the handle and keep the lock.
-            fcntl.flock(handle, fcntl.LOCK_UN)
-    finally:
-        os.close(handle)
-
-
-def _acquire(handle: int, path: Path, deadline: float) -> None:
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise CacheError(f"{path} stays locked by another process: is one stopped (Ctrl-Z)?") from None
-            time.sleep(0.005)
-        except OSError as error:
-            raise _no_locks(path, error) from error
-
-
-def _no_locks(path: Path, error: OSError) -> CacheError:
-    return CacheError(f"{path}: no file locks here ({error.strerror}); mount it with flock, or give another --runs")
+    return atomic.locked(path, wait_s, CacheError)
 
 
 def read_only(folder: Path, error: OSError) -> CacheError:

@@ -52,7 +52,7 @@ def make(path: Path, manifest: Manifest, rows: NDArray[np.int64]) -> None:
         raise CacheCorrupt(f"{path} has lost its manifest: remove the folder and fill it again")
     for debris in path.parent.glob(f".{path.name}.*.tmp"):  # of processes that were killed here
         shutil.rmtree(debris, ignore_errors=True)
-    _check_space(path.parent, manifest.blocks * manifest.block_bytes)
+    atomic.demand_space(path.parent, manifest.blocks * manifest.block_bytes)
     side = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         side.mkdir()
@@ -75,7 +75,7 @@ def grow(path: Path, old: Manifest, views: int) -> None:
     """
     if views > old.views:
         grown = replace(old, views=views)
-        _check_space(path, (grown.blocks - old.blocks) * grown.block_bytes)
+        atomic.demand_space(path, (grown.blocks - old.blocks) * grown.block_bytes)
         for debris in path.glob(".manifest.json.*.tmp"):  # of processes that were killed here
             debris.unlink(missing_ok=True)
         atomic.write_json(path / "manifest.json", grown.document())
@@ -105,12 +105,6 @@ def _lengthen(file: Path, size: int) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
 
 
 @contextmanager

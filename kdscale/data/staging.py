@@ -119,9 +119,7 @@ def _opened(target: Path) -> Store | None:
 
 def _copy(store: Store, target: Path, alive: Callable[[], None]) -> None:
     begun, size = time.monotonic(), sum(store.manifest["files"].values())
-    free = shutil.disk_usage(target.parent).free
-    if free < size:
-        raise OSError(errno.ENOSPC, f"{size / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+    atomic.demand_space(target.parent, size)
     with atomic.aside(target) as side:
         side.mkdir()
         for name in [*store.manifest["files"], "manifest.json"]:

@@ -129,7 +129,7 @@ def _lock(path: Path) -> Iterator[bool]:
 def _convert(dataset: Dataset, data: DataConfig, folder: Path, kind: Kind, progress: Progress | None) -> None:
     info = dataset.info
     converter = Converter(info, stored_side(info, data), data.store)
-    _check_space(folder, converter.bytes_at_least(info.train_rows + info.test_rows))
+    atomic.demand_space(folder, converter.bytes_at_least(info.train_rows + info.test_rows))
     digest = xxhash.xxh3_128()
     done = _Told(progress, info.train_rows + info.test_rows)
     for split in SPLITS:
@@ -216,12 +216,6 @@ class _Told:
 # --------------------------------------------------------------------------- space
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file grew too large"}
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
 
 
 @contextmanager

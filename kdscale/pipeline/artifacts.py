@@ -150,10 +150,12 @@ class Root:
         from kdscale.cache.manifest import digest_of
 
         name = digest_of(identity)[:12]
-        places = [(root / "caches" / name, root == self.path) for root in self._names]
-        found = [CacheFolder.open(path, identity) for path, _ in places if path.is_dir()]
-        for cache, (_, own) in zip(found, [place for place in places if place[0].is_dir()], strict=True):
-            cache.writable = cache.writable and own
+        found = []
+        for root in self._names:
+            if (root / "caches" / name).is_dir():
+                cache = CacheFolder.open(root / "caches" / name, identity)
+                cache.writable = cache.writable and root == self.path
+                found.append(cache)
         return max(found, key=lambda cache: cache.manifest.blocks - len(cache.missing()), default=None)
 
     def needed_cache(self, identity: Mapping[str, Any]) -> CacheFolder:

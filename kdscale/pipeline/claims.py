@@ -10,14 +10,13 @@ Nothing here stops a process that lost its claim (suspended, cut off): it finds 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -237,39 +236,13 @@ def lock_of(path: Path) -> Path:
     return path.with_suffix(".lock")
 
 
-@contextmanager
-def locked(path: Path, timeout_s: float = LOCK_S) -> Iterator[None]:
+def locked(path: Path, timeout_s: float = LOCK_S) -> AbstractContextManager[None]:
     """Hold an exclusive lock for a moment; a process that is killed lets go of it.
 
     Raises:
         StageError: the file system has no locks, or somebody keeps this one.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        _acquire(handle, path, time.monotonic() + timeout_s)
-        try:
-            yield
-        finally:
-            # Not left to close(): a child forked meanwhile would share the handle and keep the lock.
-            fcntl.flock(handle, fcntl.LOCK_UN)
-    finally:
-        os.close(handle)
-
-
-def _acquire(handle: int, path: Path, deadline: float) -> None:
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise StageError(
-                    f"{path} has been locked by another process for {LOCK_S:.0f} s: is one stopped (Ctrl-Z)?"
-                ) from None
-            time.sleep(0.005)
-        except OSError as error:
-            raise StageError(
-                f"{path}: no file locks here ({error.strerror}); mount it with flock, or give another --runs"
-            ) from error
+    return atomic.locked(path, timeout_s, StageError)
 
 
 def _link(path: Path, holder: Holder) -> bool:

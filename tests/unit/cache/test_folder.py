@@ -331,7 +331,7 @@ def test_a_disk_that_is_too_small(disk: Path) -> None:
 
 
 def test_a_disk_that_fills_up_while_a_cache_is_made(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdscale.cache.making._check_space", lambda *_: None)
+    monkeypatch.setattr("kdscale.atomic.demand_space", lambda *_: None)
     with pytest.raises(CacheError, match=r"the disk is full .*Nothing was left behind") as caught:
         cache_of(disk, np.arange(1_000_000))
     assert atomic.is_disk_full(caught.value)

@@ -201,7 +201,7 @@ def test_a_full_disk_is_a_data_error_and_leaves_nothing(
     kind: Kind, noticed: str, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if noticed == "while writing":
-        monkeypatch.setattr("kdscale.data.store._check_space", lambda folder, needed: None)
+        monkeypatch.setattr("kdscale.atomic.demand_space", lambda folder, needed: None)
     with pytest.raises(DataError, match=r"the disk is full .*Free some space, or choose another place"):
         write_store(made_up(train=500, size=64), RAW, tiny_disk / "store", kind)
     assert [path.name for path in tiny_disk.iterdir()] == [".store.lock"]
