@@ -68,9 +68,12 @@ class Filler:
         Returns:
             Whether all are there; False when it was asked to stop.
         """
+        absent = set(self._folder.missing(blocks[0], blocks[-1] + 1).tolist()) if blocks else set()
+        left = [block for block in _own_first(blocks) if block in absent]
+        if not left:  # nor is there anything to be written: the folder may be somebody else's
+            return True
         writer = BlockWriter(self._folder)
         try:
-            left = [block for block in _own_first(blocks) if not self._folder.has(block)]
             while left and not self._stopped():
                 taken, left = self._take(writer, left)
                 left = [*self._make(writer, taken, told), *left]

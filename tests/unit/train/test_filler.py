@@ -112,6 +112,15 @@ def test_what_is_there_is_left_alone(filling: Making, cache: CacheFolder) -> Non
     assert rest.computed == cache.manifest.blocks - 2
 
 
+def test_a_cache_that_is_whole_needs_no_writer(filling: Making, cache: CacheFolder) -> None:
+    """It may lie in a folder that may only be read."""
+    assert filling().fill(range(cache.manifest.blocks))
+    writer = BlockWriter(cache)  # a second one of this process is refused
+    assert filling().fill(range(cache.manifest.blocks))
+    assert filling().fill([])
+    writer.close()
+
+
 @pytest.mark.parametrize("after", range(22))
 def test_asked_to_stop_it_says_so_and_holds_nothing(filling: Making, cache: CacheFolder, after: int) -> None:
     """At whichever look it is asked: a signal may come between two of them, and before the very last block."""
