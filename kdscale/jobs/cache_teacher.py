@@ -7,16 +7,13 @@ from typing import Any
 
 import torch
 
-from kdscale.api import DatasetInfo
 from kdscale.config.schema import DataConfig, StageSpec
 from kdscale.data.loader import TrainViews
 from kdscale.data.store import Store
 from kdscale.errors import StageError
 from kdscale.jobs.cache_places import CachePlace, CacheUse
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.assemble import image_size, teacher_network
 from kdscale.pipeline.machine import threads_of
-from kdscale.teachers.network import NetworkTeacher
 from kdscale.train.build import parents_of_stage, store_of_stage
 from kdscale.train.device import device_of_rank
 from kdscale.train.filler import Filler
@@ -48,12 +45,9 @@ def filler_of(place: CachePlace, root: Root, stopped: Callable[[], bool] = lambd
             "frees them, the sweep's command fills a cache of the new weights"
         )
     store, data = data_of(place, root)
-    spec, info = StageSpec.model_validate(definition["spec"]), DatasetInfo.of(definition["data"]["info"])
-    taps = ["pooled"] if place.layout.pooled else []
-    network = teacher_network(parents["teacher"], info, image_size(spec, info), taps)
-    device, identity = device_of_rank(), place.opened.manifest.identity
-    teacher = NetworkTeacher("teacher", network, device=device, precision=identity["precision"], fold=identity["fold"])
-    return Filler(place.opened, place.layout, teacher, TrainViews(store, data), device, stopped)
+    return Filler.of_stage(
+        place.opened, definition, parents["teacher"], TrainViews(store, data), device_of_rank(), stopped
+    )
 
 
 def data_of(place: CachePlace, root: Root) -> tuple[Store, DataConfig]:

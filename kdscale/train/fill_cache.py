@@ -14,15 +14,12 @@ from typing import Any
 import torch
 
 from kdscale import ranks
-from kdscale.api import DatasetInfo
 from kdscale.cache.folder import CacheFolder
 from kdscale.config.schema import StageSpec
 from kdscale.data.loader import TrainViews
 from kdscale.errors import StageError
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
-from kdscale.pipeline.assemble import image_size, teacher_network
 from kdscale.pipeline.cache_need import CacheNeed, part_of
-from kdscale.teachers.network import NetworkTeacher
 from kdscale.train.build import parents_of_stage, store_of_stage
 from kdscale.train.caches import create_cache
 from kdscale.train.device import device_of_rank
@@ -80,12 +77,8 @@ class _Fill:
         self._say(cache, "running")
         if self.claim is not None:
             self.folder.note_attempt(resumed_from=self.stop.step)
-        info = DatasetInfo.of(self.definition["data"]["info"])
-        taps = ["pooled"] if self.need.layout.pooled else []
-        network = teacher_network(parents["teacher"], info, image_size(self.spec, info), taps)
-        teacher = NetworkTeacher("teacher", network, device=device, precision=self.need.precision, fold=self.need.fold)
         views = TrainViews(store, self.spec.data)
-        filler = Filler(cache, self.need.layout, teacher, views, device, lambda: self.stop.asked)
+        filler = Filler.of_stage(cache, self.definition, parents["teacher"], views, device, lambda: self.stop.asked)
         begun = time.perf_counter()
         whole = filler.fill(range(*self.blocks), self._progress(cache))
         spent = time.perf_counter() - begun

@@ -8,9 +8,10 @@ bf16, 1 and 2 threads: docs/decisions.md), so a live teacher answers a student's
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdscale import ranks
-from kdscale.api import Batch, Teacher
+from kdscale.api import Batch, DatasetInfo, Teacher
 from kdscale.cache.folder import CacheFolder
 from kdscale.cache.layout import Layout
 from kdscale.cache.records import encode
 from kdscale.cache.writer import BlockWriter
+from kdscale.config.schema import StageSpec
 from kdscale.data.loader import TrainViews
+from kdscale.pipeline.assemble import Parent, image_size, teacher_network
+from kdscale.teachers.network import NetworkTeacher
 
 __all__ = ["Filler"]
 
@@ -55,6 +59,28 @@ class Filler:
         self._device, self._stopped = device, stopped
         self.computed = 0
         """Blocks that this process has made."""
+
+    @classmethod
+    def of_stage(
+        cls, folder: CacheFolder, definition: Mapping[str, Any], teacher: Parent, views: TrainViews,
+        device: torch.device, stopped: Callable[[], bool],
+    ) -> Filler:  # fmt: skip
+        """One whose teacher is loaded as the cache wants it: with its taps, precision and folding.
+
+        Args:
+            folder: of the cache.
+            definition: of any stage that fills or reads it, for the data and its size.
+            teacher: the producing stage, with its weights.
+            views: of the data that it answers for.
+            device: of the teacher.
+            stopped: polled between blocks.
+        """
+        identity = folder.manifest.identity
+        layout = Layout.of(identity["record"])
+        spec, info = StageSpec.model_validate(definition["spec"]), DatasetInfo.of(definition["data"]["info"])
+        network = teacher_network(teacher, info, image_size(spec, info), ["pooled"] if layout.pooled else [])
+        live = NetworkTeacher("teacher", network, device=device, precision=identity["precision"], fold=identity["fold"])
+        return cls(folder, layout, live, views, device, stopped)
 
     def fill(self, blocks: Sequence[int], told: Callable[[], None] = lambda: None) -> bool:
         """Make every block that is not there; wait for those that another process is at.
