@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.distributed.ranks import run_on_ranks
 
 pytestmark = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="DeepSpeed is not installed: ./install.sh deepspeed"
@@ -225,24 +225,10 @@ os._exit(0)  # past the interpreter's own exit, where gloo's threads sometimes a
 
 def run(program: str, root: Path, folder: Path, world: int = 2) -> None:
     """Run a program on `world` ranks; each must print nothing but `equal`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(root), "FOLDER": str(folder),
-        "PATH": "/nowhere", "TORCH_EXTENSIONS_DIR": str(folder / "none"),  # no compiler, and nothing compiled before
-    }  # fmt: skip
-    command = [sys.executable, "-c", START + program + END]
-    piped = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    running = [subprocess.Popen(command, cwd=root, env=shared | {"RANK": str(rank)}, **piped) for rank in range(world)]
-    try:
-        for process in running:
-            out, error = process.communicate(timeout=200)
-            assert out.strip() == "equal", out[-1000:] + error[-3000:]
-    finally:
-        for process in running:
-            process.kill()
+    run_on_ranks(
+        START + program + END, root, world=world, within_s=200, PYTHONPATH=str(root), FOLDER=str(folder),
+        PATH="/nowhere", TORCH_EXTENSIONS_DIR=str(folder / "none"),  # no compiler, and nothing compiled before
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("program", [EQUAL, CLOSE, NOT_FINITE], ids=["equal", "close", "not-finite"])

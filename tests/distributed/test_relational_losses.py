@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.distributed.ranks import run_on_ranks
 
 WORKER = """
 import torch
@@ -66,19 +64,4 @@ CASES = [
 
 
 def test_two_ranks_equal_one_process(root: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [sys.executable, "-c", WORKER.replace("[CASES]", repr(CASES))]
-    piped = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    running = [subprocess.Popen(command, cwd=root, env=shared | {"RANK": str(rank)}, **piped) for rank in range(2)]
-    try:
-        for process in running:
-            out, error = process.communicate(timeout=120)
-            assert out.strip() == "equal", error[-3000:]
-    finally:
-        for process in running:
-            process.kill()
+    run_on_ranks(WORKER.replace("[CASES]", repr(CASES)), root)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.distributed.ranks import run_on_ranks
 
 WORKER = """
 import torch
@@ -63,18 +61,4 @@ print("equal")
 
 
 def test_two_ranks_equal_one_big_batch(root: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", WORKER]
-    piped = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    running = [subprocess.Popen(command, cwd=root, env=shared | {"RANK": str(rank)}, **piped) for rank in range(2)]
-    for process in running:
-        out, error = process.communicate(timeout=120)
-        assert out.strip() == "equal", error[-3000:]
+    run_on_ranks(WORKER, root)

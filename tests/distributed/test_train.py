@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.distributed.ranks import run_on_ranks
 
 START = """
 import torch
@@ -139,20 +137,4 @@ print("equal")
 
 @pytest.mark.parametrize("program", [EVALUATE, TRAIN, CHECKPOINT], ids=["evaluate", "train", "checkpoint"])
 def test_two_ranks(program: str, root: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(root), "FOLDER": str(tmp_path / "checkpoints"),
-    }  # fmt: skip
-    command = [sys.executable, "-c", START + program]
-    piped = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    running = [subprocess.Popen(command, cwd=root, env=shared | {"RANK": str(rank)}, **piped) for rank in range(2)]
-    try:
-        for process in running:
-            out, error = process.communicate(timeout=120)
-            assert out.strip() == "equal", error[-3000:]
-    finally:
-        for process in running:
-            process.kill()
+    run_on_ranks(START + program, root, PYTHONPATH=str(root), FOLDER=str(tmp_path / "checkpoints"))
