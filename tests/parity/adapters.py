@@ -100,7 +100,7 @@ def terms(*summands: tuple[float | str, str, Callable[[Hyper], dict[str, Any]]])
 # --------------------------------------------------------------------------- methods
 
 
-def _ce(hp: Hyper) -> dict[str, Any]:
+def _defaults(hp: Hyper) -> dict[str, Any]:
     return {}
 
 
@@ -116,10 +116,16 @@ ADAPTERS: dict[str, Adapter] = {
     "kd": Adapter(
         outs={
             "loss_kd": terms((1.0, "kd", _kd)),
-            "loss_ce": terms((1.0, "ce", _ce)),
-            "loss_total": terms(("ce_weight", "ce", _ce), ("kd_weight", "kd", _kd)),
+            "loss_ce": terms((1.0, "ce", _defaults)),
+            "loss_total": terms(("ce_weight", "ce", _defaults), ("kd_weight", "kd", _kd)),
             "loss_soft_ce_T2": terms((1.0, "kd", _kd_as_cross_entropy)),
-            "loss_seed_half": terms((0.5, "ce", _ce), (0.5, "kd", _kd_as_cross_entropy)),
+            "loss_seed_half": terms((0.5, "ce", _defaults), (0.5, "kd", _kd_as_cross_entropy)),
+        }
+    ),
+    "logits": Adapter(
+        outs={
+            "loss_mse_mean": terms((1.0, "logits", _defaults)),
+            "loss_paper": terms((1.0, "logits", lambda hp: {"reduction": "paper"})),
         }
     ),
 }
