@@ -8,7 +8,7 @@ hyper-parameters, or any function of the case.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,11 @@ class Case:
         return self._outputs("t")
 
     @property
+    def layers(self) -> range:
+        """Numbers of the tapped layers, where there are several."""
+        return range(sum(name.startswith("f_s.") for name in self.inputs))
+
+    @property
     def batch(self) -> Batch:
         size = len(next(iter(self.inputs.values())))
         labels = self.inputs.get("y", torch.zeros(size, dtype=torch.int64))
@@ -45,11 +50,12 @@ class Case:
 
     def value(self, name: str, options: Mapping[str, Any]) -> Tensor:
         """The mean over the batch of one loss, with the file's weights in its own parts."""
-        loss = self._loss(name, options)
+        loss = self.loss(name, options)
         teacher = self.teacher if loss.needs_teacher else None
-        return torch.func.functional_call(loss, self._parts(loss), (self.student, teacher, self.batch)).mean()
+        return torch.func.functional_call(loss, self.parts(loss), (self.student, teacher, self.batch)).mean()
 
-    def _loss(self, name: str, options: Mapping[str, Any]) -> Loss:
+    def loss(self, name: str, options: Mapping[str, Any]) -> Loss:
+        """A loss built for this case, training."""
         plugin = plugins.load("losses", name)
         student, teacher = self.student, self.teacher
         shapes = Shapes(
@@ -60,7 +66,8 @@ class Case:
         loss: Loss = plugin(plugin.Config(**options), shapes)
         return loss.to(next(iter(self.inputs.values())).dtype).train()
 
-    def _parts(self, loss: Loss) -> dict[str, Tensor]:
+    def parts(self, loss: Loss) -> dict[str, Tensor]:
+        """The file's weights by the loss's own names."""
         mine = dict(loss.named_parameters())
         return {own: self.weights[theirs] for theirs, own in self.weight_names.items() if own in mine}
 
@@ -112,7 +119,49 @@ def _kd_as_cross_entropy(hp: Hyper) -> dict[str, Any]:
     return {**_kd(hp), "form": "ce"}
 
 
+def _fitnet(hp: Hyper) -> dict[str, Any]:
+    return {"relu": hp["use_relu"]} if "use_relu" in hp else {"regressor": "conv1x1"}
+
+
+def _regressed(case: Case) -> Tensor:
+    loss = case.loss("fitnet", _fitnet(case.hp))
+    regressor = loss.get_submodule("regressors.0")
+    weights = {name.removeprefix("regressors.0."): value for name, value in case.parts(loss).items()}
+    out: Tensor = torch.func.functional_call(regressor, weights, (case.student.features[0],))
+    return out
+
+
+def _at(hp: Hyper) -> dict[str, Any]:
+    return {"p": hp["p"]}
+
+
+def _at_layers(case: Case) -> Tensor:
+    layers = [replace(case, inputs={f"f_{side}": case.inputs[f"f_{side}.{i}"] for side in "st"}) for i in case.layers]
+    return torch.stack([layer.value("at", _at(case.hp)) for layer in layers])
+
+
 ADAPTERS: dict[str, Adapter] = {
+    "at": Adapter(
+        outs={
+            "loss": terms((1.0, "at", _at)),
+            "loss_layers": _at_layers,
+            "loss_paper_norm": terms((1.0, "at", lambda hp: {**_at(hp), "mode": "paper"})),
+        }
+    ),
+    "fitnet": Adapter(
+        outs={
+            "loss": terms((1.0, "fitnet", _fitnet)),
+            "loss_half_sum_per_sample": terms((1.0, "fitnet", lambda hp: {**_fitnet(hp), "reduction": "paper"})),
+            "regressed": _regressed,
+        },
+        weight_names={
+            "conv.weight": "regressors.0.conv.weight",
+            "conv.bias": "regressors.0.conv.bias",
+            "bn.weight": "regressors.0.bn.weight",
+            "bn.bias": "regressors.0.bn.bias",
+            "transform.weight": "regressors.0.weight",
+        },
+    ),
     "kd": Adapter(
         outs={
             "loss_kd": terms((1.0, "kd", _kd)),
