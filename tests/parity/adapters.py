@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from kdscale import plugins
 from kdscale.api import Batch, Loss, Outputs, Shapes
+from kdscale.losses.fsp import flow
 
 Hyper = Mapping[str, Any]
 
@@ -140,6 +141,23 @@ def _at_layers(case: Case) -> Tensor:
     return torch.stack([layer.value("at", _at(case.hp)) for layer in layers])
 
 
+def _fsp_repdistiller(hp: Hyper) -> dict[str, Any]:
+    return {"reduction": "mean", "pool": "avg"}
+
+
+def _fsp_layers(case: Case) -> Tensor:
+    """Each pair of consecutive taps alone."""
+    pairs = [
+        {f"f_{side}.{i}": case.inputs[f"f_{side}.{first + i}"] for side in "st" for i in range(2)}
+        for first in case.layers[:-1]
+    ]
+    return torch.stack([replace(case, inputs=p).value("fsp", _fsp_repdistiller(case.hp)) for p in pairs])
+
+
+def _flow(first: int, pool: Literal["max", "avg"]) -> Out:
+    return lambda case: flow(case.inputs[f"f_s.{first}"], case.inputs[f"f_s.{first + 1}"], pool)
+
+
 ADAPTERS: dict[str, Adapter] = {
     "at": Adapter(
         outs={
@@ -161,6 +179,18 @@ ADAPTERS: dict[str, Adapter] = {
             "bn.bias": "regressors.0.bn.bias",
             "transform.weight": "regressors.0.weight",
         },
+    ),
+    "fsp": Adapter(
+        outs={
+            "loss_paper": terms((1.0, "fsp", _defaults)),
+            "loss_repdistiller": terms((1.0, "fsp", _fsp_repdistiller)),
+            "loss_layers_repdistiller": _fsp_layers,
+            "loss_torchdistill": terms((1.0, "fsp", lambda hp: {"reduction": "columns"})),
+            "G_s_max.0": _flow(0, "max"),
+            "G_s_max.1": _flow(1, "max"),
+            "G_s_avg.0": _flow(0, "avg"),
+            "G_s_avg.1": _flow(1, "avg"),
+        }
     ),
     "kd": Adapter(
         outs={
