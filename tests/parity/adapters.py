@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdscale import plugins
 from kdscale.api import Batch, Loss, Outputs, Shapes
+from kdscale.losses.at_grad import GradientAttention, input_derivative
 from kdscale.losses.fsp import flow
 
 Hyper = Mapping[str, Any]
@@ -158,12 +160,47 @@ def _flow(first: int, pool: Literal["max", "avg"]) -> Out:
     return lambda case: flow(case.inputs[f"f_s.{first}"], case.inputs[f"f_s.{first + 1}"], pool)
 
 
+def _answer(case: Case, side: str) -> Outputs:
+    """What the file's network answers: conv3x3, softplus, flatten, linear."""
+    pixels = case.inputs["x"]
+    maps = functional.conv2d(pixels, case.weights[f"{side}.conv.weight"], case.weights[f"{side}.conv.bias"], padding=1)
+    flat = functional.softplus(maps).flatten(1)
+    return Outputs(
+        functional.linear(flat, case.weights[f"{side}.fc.weight"], case.weights[f"{side}.fc.bias"]), [], pixels
+    )
+
+
+def _input_derivative(side: str) -> Out:
+    def out(case: Case) -> Tensor:
+        answer = _answer(case, side)
+        values = functional.cross_entropy(answer.logits, case.batch.labels, reduction="none")
+        return input_derivative(values, case.inputs["x"], create_graph=False)
+
+    return out
+
+
+def _at_grad(mode: Literal["norm", "squared"]) -> Out:
+    def out(case: Case) -> Tensor:
+        loss = GradientAttention(GradientAttention.Config(mode=mode), Shapes(classes=7))
+        return loss(_answer(case, "s"), _answer(case, "t"), case.batch).mean()
+
+    return out
+
+
 ADAPTERS: dict[str, Adapter] = {
     "at": Adapter(
         outs={
             "loss": terms((1.0, "at", _at)),
             "loss_layers": _at_layers,
             "loss_paper_norm": terms((1.0, "at", lambda hp: {**_at(hp), "mode": "paper"})),
+        }
+    ),
+    "at_grad": Adapter(
+        outs={
+            "J_s": _input_derivative("s"),
+            "J_t": _input_derivative("t"),
+            "loss_norm": _at_grad("norm"),
+            "loss_sq": _at_grad("squared"),
         }
     ),
     "fitnet": Adapter(
