@@ -85,11 +85,9 @@ class Dataset(Protocol):
 
     def fingerprint(self) -> str:
         """Digest of published checksums, or of the list of (path, size); reads no pixels."""
-        ...
 
     def open(self, split: Literal["train", "test"]) -> Source:
         """Open one split. Raises: DataError when the data is missing or damaged."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +135,8 @@ class Outputs:
 
     logits: Float[Tensor, "B C"]
     features: list[Tensor] = field(default_factory=list)
+    pixels: Tensor | None = None
+    """The images (B, K, H, W) in [0, 1], a leaf of the logits' graph, where a term differentiates by them."""
 
     def at(self, temperature: float, student: Float[Tensor, "B C"]) -> Outputs:
         """For a loss that divides by `temperature` and compares with softmax(student): a part record is completed."""
@@ -167,7 +167,6 @@ class Teacher(Protocol):
 
     def fingerprint(self) -> str:
         """Hash of parameters and buffers: equal before and after a stage."""
-        ...
 
 
 Taught = Mapping[str, Outputs]
@@ -313,35 +312,27 @@ class Engine(Protocol):
     @property
     def lr(self) -> float:
         """Learning rate of the coming step."""
-        ...
 
     def micro(self, index: int) -> AbstractContextManager[None]:
         """Enter micro-batch `index` of the accumulation: gradients are reduced and applied on the last."""
-        ...
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Run one pass under the stage's precision."""
-        ...
 
     def update(self, loss: Tensor) -> None:
         """Differentiate; on the last micro-batch clip and apply one optimizer update."""
-        ...
 
     def end_step(self, step: int) -> None:
         """Close a step (all passes done): EMA and the learning rate of step + 1."""
-        ...
 
     def averaged(self) -> AbstractContextManager[None]:
         """Hold the EMA weights, where EMA is on, in `unwrapped`, whole on every rank; called by all ranks."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Write everything that training state means here; called by all ranks."""
-        ...
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; called by all ranks. Raises: CheckpointError."""
-        ...
 
 
 @runtime_checkable
@@ -352,7 +343,6 @@ class Tracker(Protocol):
 
     def flush(self) -> int:
         """Make everything durable; returns the spool's length in bytes."""
-        ...
 
     def close(self) -> None: ...
 

@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
-from kdscale.errors import ShapeError
 from kdscale.nn.precision import at_least_fp32
+from kdscale.nn.sides import logit_sides
 
 __all__ = ["SoftTargets"]
 
@@ -43,10 +43,9 @@ class SoftTargets(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the divergence of each sample, in nats. Raises: ShapeError."""
-        if teacher is None or teacher.logits.shape != student.logits.shape:
-            raise ShapeError(_mismatch(student, teacher))
+        ours, theirs = logit_sides("kd", student, teacher)
         softer, own = self.temperatures(self.config)
-        values = soft_targets(student.logits, teacher.logits, own, softer, self.config.form)
+        values = soft_targets(ours, theirs, own, softer, self.config.form)
         return values / student.logits.shape[1] if self.config.reduction == "elementmean" else values
 
 
@@ -65,12 +64,3 @@ def soft_targets(
     log_q = (at_least_fp32(student) / student_t).log_softmax(dim=1)
     gap = log_p - log_q if form == "kl" else -log_q
     return student_t**2 * (log_p.exp() * gap).sum(dim=1)
-
-
-def _mismatch(student: Outputs, teacher: Outputs | None) -> str:
-    if teacher is None:
-        return "kd: this term has no teacher to listen to; name one: {name: kd, teacher: STAGE}"
-    return (
-        f"kd: the teacher's logits are {list(teacher.logits.shape)}, the student's {list(student.logits.shape)}; "
-        "both networks must tell the same classes apart"
-    )

@@ -52,8 +52,8 @@ class NetworkInput(nn.Module):
         self.register_buffer("shift", _per_channel(shift), persistent=False)
         self.register_buffer("grey", _per_channel(_GREY), persistent=False)
 
-    def forward(self, images: UInt8[Tensor, "B K H W"]) -> Float[Tensor, "B K2 H2 W2"]:
-        """Normalise uint8 images."""
+    def forward(self, images: UInt8[Tensor, "B K H W"] | Float[Tensor, "B K H W"]) -> Float[Tensor, "B K2 H2 W2"]:
+        """Normalise images in [0, 255]: those of the loader, or fresh floats, which may be overwritten."""
         pixels = self._pixels(images)
         if self.given < self.channels:  # one channel shown as three: the multiplication repeats it
             return pixels.mul(self.scale).add_(self.shift)

@@ -47,6 +47,7 @@ class Network(nn.Module):
         self.input = input
         self.model = model
         self.own_taps = dict(own_taps or {})
+        self.input_grad = False
         self.taps = tuple(taps)
         located = locate(model, taps, own_taps)
         self._post_relu = {tap: behind for tap, (_, behind) in located.items()}
@@ -57,9 +58,17 @@ class Network(nn.Module):
         self.register_buffer("class_map", index, persistent=False)
 
     def forward(self, images: UInt8[Tensor, "B K H W"]) -> Outputs:
-        """Answer a batch of images as the loader yields them."""
-        logits = self._logits(images)
-        return Outputs(logits, [catch.take() for catch in self.catches])
+        """Answer a batch of images as the loader yields them.
+
+        With `input_grad`, and where gradients are on, the answer holds its pixels, to differentiate by. It is then
+        computed in fp32 whatever the autocast: second derivatives in half precision are noise.
+        """
+        if not self.input_grad or not torch.is_grad_enabled():
+            return Outputs(self._logits(images), [catch.take() for catch in self.catches])
+        pixels = (images.to(self.input.scale.dtype) / 255.0).requires_grad_()
+        with torch.autocast(images.device.type, enabled=False):
+            logits = self._logits(pixels * 255.0)
+        return Outputs(logits, [catch.take() for catch in self.catches], pixels)
 
     def post_relu(self, tap: str) -> bool:
         """Whether a tap's values lie behind a ReLU. Raises: TapError when there is no such tap."""

@@ -20,6 +20,7 @@ from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate
+from kdscale.pipeline.pixels import answers, ask_for_pixels
 from kdscale.teachers.ensemble import Ensemble
 
 __all__ = [
@@ -101,6 +102,7 @@ def assemble(
             built.append(_term(term, at, seen))
         passes[pass_] = built
     _refuse_accumulation(spec, passes, where)
+    ask_for_pixels(spec, network, teachers, every)
     strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
     ensembles = [Ensemble(name, ref.shares, ref.of) for name, ref in spec.teachers.items() if ref.mean is not None]
     return Assembled(network, strategy, teachers, ensembles, _own_rates(every))
@@ -117,8 +119,7 @@ def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str)
     """
     strategy, batch = assembled.strategy, _made_up(info, size)
     strategy.train()
-    with torch.no_grad():
-        taught = {name: net.eval()(batch.images) for name, net in assembled.teachers.items()}
+    taught = answers(assembled.teachers, batch.images)
     taught |= {ensemble.name: ensemble(taught) for ensemble in assembled.ensembles}
     for pass_ in strategy.passes:
         try:

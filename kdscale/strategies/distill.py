@@ -45,7 +45,7 @@ class Distill(Strategy):
 
 def _value(term: Term, answered: Outputs, taught: Taught, batch: Batch) -> Tensor:
     """One term's mean over this rank's batch, in fp32."""
-    student = Outputs(answered.logits, [answered.features[i] for i in term.student_taps])
+    student = Outputs(answered.logits, [answered.features[i] for i in term.student_taps], answered.pixels)
     teacher = _taught(term, taught[term.teacher], answered.logits) if term.teacher is not None else None
     with torch.autocast(answered.logits.device.type, enabled=False):
         for modifier in term.modifiers:
@@ -60,4 +60,4 @@ def _taught(term: Term, teacher: Outputs, logits: Tensor) -> Outputs:
     """What one term hears of its teacher: a cache that lacks classes completes its answer for a temperature."""
     softer, own = term.temperatures
     answer = teacher.at(softer, logits.detach() / own)
-    return Outputs(answer.logits, [teacher.features[i] for i in term.teacher_taps])
+    return Outputs(answer.logits, [teacher.features[i] for i in term.teacher_taps], answer.pixels)

@@ -38,14 +38,14 @@ class NetworkTeacher:
         prepared = fold_batchnorm(network) if fold else network
         self._answering = prepared.eval().prepare(channels_last=True, device=device)
 
-    @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
-        """Answer a batch on its device.
+        """Answer a batch on its device, with a graph to its pixels only where a term differentiates by them.
 
-        Under no_grad, not inference_mode: autograd refuses to save inference tensors, and losses multiply
+        Otherwise under no_grad, not inference_mode: autograd refuses to save inference tensors, and losses multiply
         the student's features by the teacher's.
         """
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
+        grad = torch.set_grad_enabled(self._answering.input_grad)
+        with grad, torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
             answer: Outputs = self._answering(batch.images)
         return answer
 

@@ -41,7 +41,7 @@ def write_first_look(folder: Path, parts: Parts, train: TrainConfig, *, write: b
         terms = _terms(copy.deepcopy(parts.assembled.strategy), batch, taught)
     if write:
         atomic.write_json(folder / "step0.json", {"schema": 1, "samples": len(batch.rows), "terms": terms})
-        few = {name: Outputs(answer.logits[:IMAGES], []) for name, answer in taught.items()}
+        few = {name: Outputs(answer.logits[:IMAGES].detach(), []) for name, answer in taught.items()}
         _write_views(folder / "views.npz", parts.network, batch.first(IMAGES), few)
 
 

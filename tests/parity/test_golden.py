@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.parity.adapters import ADAPTERS, Case
+from tests.parity.adapters import ADAPTERS
+from tests.parity.cases import Case
 
 Arrays = dict[str, NDArray[Any]]
 

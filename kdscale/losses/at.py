@@ -1,0 +1,68 @@
+"""Attention transfer: where in the image the student's layers are active must agree with the teacher's.
+
+Source: Zagoruyko, Komodakis, "Paying More Attention to Attention", arXiv:1612.03928, section 3.1, and their code.
+Deviation: the code's squared differences by default, for which its weight 1000 is meant; `mode: paper` has eq. 2's
+norm without a square (and without the factor 1/2, which belongs to the weight). Where sizes differ the larger map is
+average-pooled before the power. Each sample's map is scaled before the power, which the normalisation undoes, so that
+no power overflows.
+Reduction: mean over positions and samples (paper: mean over samples), sum over layers.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.errors import ShapeError
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+
+__all__ = ["AttentionTransfer"]
+
+EPS = 1e-12
+
+
+class AttentionTransfer(Loss):
+    """Match normalised attention maps, layer by layer."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        p: float = Field(2.0, ge=1, description="power of the activations' absolute values")
+        mode: Literal["code", "paper"] = Field("code", description="mean of squared differences, or their norm")
+
+    config: Config
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        pairs = paired_shapes("at", shapes.student, shapes.teacher)
+        if all(min(s[1], t[1]) * min(s[2], t[2]) == 1 for s, t in pairs):
+            raise ShapeError("at: a map of one position has no attention to compare; tap stages, not pooled features")
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
+        """Return each sample's distances, summed over layers. Raises: ShapeError."""
+        layers = []
+        for ours, theirs in map_sides("at", student, teacher):
+            maps = [attention(side, self.config.p) for side in pooled_alike(ours, theirs)]
+            layers.append(attention_distance(maps[0], maps[1], self.config.mode))
+        return torch.stack(layers).sum(dim=0)
+
+
+def attention(features: Float[Tensor, "B C H W"], p: float = 2.0) -> Float[Tensor, "B H*W"]:
+    """Compute vec(Σ_c |F_c|^p) / ‖·‖₂ of each sample; 0 for a map of zeros."""
+    peak = features.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(EPS)
+    return functional.normalize((features / peak).abs().pow(p).sum(dim=1).flatten(1), dim=1, eps=EPS)
+
+
+def attention_distance(
+    student: Float[Tensor, "B P"], teacher: Float[Tensor, "B P"], mode: Literal["code", "paper"]
+) -> Float[Tensor, "B"]:
+    """Compute mean (student - teacher)² of each sample, or ‖student - teacher‖₂."""
+    difference = student - teacher
+    return difference.square().mean(dim=1) if mode == "code" else torch.linalg.vector_norm(difference, dim=1)

@@ -1,0 +1,86 @@
+"""Flow between layers: the products of two layers' channels, summed over space, must agree with the teacher's.
+
+Source: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017, eq. 1 and 2 with every lambda 1.
+Deviation: none by default. `reduction: mean` with `pool: avg` is RepDistiller's, `reduction: columns` is that of
+torchdistill (norms of columns, without a square). Student and teacher need equal channels; `adapter` lets a trained
+1x1 convolution stand before each tap of the student where they differ, which the paper does not have.
+Reduction: sum over the matrix, mean over samples, sum over pairs of consecutive taps.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.errors import ShapeError
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+
+__all__ = ["FlowBetweenLayers"]
+
+Reduction = Literal["sum", "mean", "columns"]
+Pool = Literal["max", "avg"]
+
+
+class FlowBetweenLayers(Loss):
+    """Match the matrices of products between consecutive taps (FSP matrices)."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        reduction: Reduction = Field("sum", description="of squared differences, or the sum of their columns' norms")
+        pool: Pool = Field("max", description="how the larger of two consecutive maps is brought to the smaller's size")
+        adapter: bool = Field(False, description="1x1 convolutions on the student where channels differ")
+
+    config: Config
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        pairs = paired_shapes("fsp", shapes.student, shapes.teacher)
+        if len(pairs) < 2:
+            raise ShapeError("fsp: lies between consecutive taps, so it needs two or more on each side, not one")
+        channels = [(s[0], t[0]) for s, t in pairs]
+        if not config.adapter and any(own != other for own, other in channels):
+            raise ShapeError(
+                f"fsp: the student's channels {[s for s, _ in channels]} must equal the teacher's "
+                f"{[t for _, t in channels]}; tap other layers, or set adapter: true"
+            )
+        self.adapters = nn.ModuleList(nn.Identity() if s == t else nn.Conv2d(s, t, 1, bias=False) for s, t in channels)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
+        """Return each sample's distance, summed over pairs of taps. Raises: ShapeError."""
+        sides = map_sides("fsp", student, teacher)
+        with torch.autocast(student.logits.device.type, enabled=False):
+            ours = [adapter(own) for adapter, (own, _) in zip(self.adapters, sides, strict=True)]
+            flows = [
+                [flow(first, second, self.config.pool) for first, second in pairwise(maps)]
+                for maps in (ours, [other for _, other in sides])
+            ]
+            layers = [flow_distance(own, other, self.config.reduction) for own, other in zip(*flows, strict=True)]
+        return torch.stack(layers).sum(dim=0)
+
+
+def flow(
+    first: Float[Tensor, "B C H W"], second: Float[Tensor, "B C2 H2 W2"], pool: Pool = "max"
+) -> Float[Tensor, "B C C2"]:
+    """Compute 1/(h w) Σ_hw first_i second_j of each sample, the larger map pooled to the smaller's size."""
+    one, two = (side.flatten(2) for side in pooled_alike(first, second, pool))
+    return one @ two.transpose(1, 2) / one.shape[2]
+
+
+def flow_distance(
+    student: Float[Tensor, "B C C2"], teacher: Float[Tensor, "B C C2"], reduction: Reduction
+) -> Float[Tensor, "B"]:
+    """Compute ‖student - teacher‖² of each sample (Frobenius), its mean form, or Σ_j of the columns' norms."""
+    difference = student - teacher
+    if reduction == "columns":
+        columns: Tensor = torch.linalg.vector_norm(difference, dim=1)
+        return columns.sum(dim=1)
+    squares = difference.square().flatten(1)
+    return squares.sum(dim=1) if reduction == "sum" else squares.mean(dim=1)

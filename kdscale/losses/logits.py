@@ -1,0 +1,47 @@
+"""Logit regression: the student learns the teacher's logits themselves, by squared differences.
+
+Source: Ba, Caruana, "Do Deep Nets Really Need to be Deep?", arXiv:1312.6184, eq. 1.
+Deviation: the mean over classes by default, so that one weight serves any number of them; the paper's sum, halved,
+is `reduction: paper` (C / 2 times as large). The paper also standardises each logit over the training set in some
+runs, which is not done here; `center` takes each sample's mean from its logits, as no softmax sees it.
+Reduction: mean over classes, mean over samples.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig
+from kdscale.nn.sides import logit_sides
+
+__all__ = ["LogitRegression"]
+
+
+class LogitRegression(Loss):
+    """Match the teacher's logits, before any softmax."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        reduction: Literal["mean", "paper"] = Field("mean", description="over classes: the mean, or half the sum")
+        center: bool = Field(False, description="compare logits less their mean over classes, sample by sample")
+
+    config: Config
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
+        """Return each sample's squared distance, in squared logits. Raises: ShapeError."""
+        ours, theirs = logit_sides("logits", student, teacher)
+        squares = logit_squares(ours, theirs, center=self.config.center)
+        return squares.mean(dim=1) if self.config.reduction == "mean" else squares.sum(dim=1) / 2
+
+
+def logit_squares(
+    student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"], *, center: bool = False
+) -> Float[Tensor, "B C"]:
+    """Compute (student - teacher)², each less its mean over classes where `center` says so."""
+    difference = student - teacher
+    return (difference - difference.mean(dim=1, keepdim=True) if center else difference).square()

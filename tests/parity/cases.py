@@ -1,0 +1,119 @@
+"""A case of a golden file, and how an adapter says what computes each of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdscale import plugins
+from kdscale.api import Batch, Loss, Outputs, Shapes
+
+__all__ = ["Adapter", "Case", "Hyper", "Out", "defaults", "terms"]
+
+Hyper = Mapping[str, Any]
+
+
+@dataclass
+class Case:
+    """One case of a golden file, as tensors of one dtype."""
+
+    hp: Hyper
+    inputs: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    weight_names: Mapping[str, str]
+
+    @property
+    def student(self) -> Outputs:
+        return self._outputs("s")
+
+    @property
+    def teacher(self) -> Outputs:
+        return self._outputs("t")
+
+    @property
+    def layers(self) -> range:
+        """Numbers of the tapped layers, where there are several."""
+        return range(sum(name.startswith("f_s.") for name in self.inputs))
+
+    @property
+    def batch(self) -> Batch:
+        size = len(next(iter(self.inputs.values())))
+        labels = self.inputs.get("y", torch.zeros(size, dtype=torch.int64))
+        return Batch(torch.zeros(size, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(size), view=0)
+
+    def value(self, name: str, options: Mapping[str, Any]) -> Tensor:
+        """The mean over the batch of one loss, with the file's weights in its own parts."""
+        loss = self.loss(name, options)
+        teacher = self.teacher if loss.needs_teacher else None
+        return torch.func.functional_call(loss, self.parts(loss), (self.student, teacher, self.batch)).mean()
+
+    def built(self, name: str, options: Mapping[str, Any]) -> Loss:
+        """One loss that holds the file's weights, for a look at what its parts give; without their gradients."""
+        loss = self.loss(name, options)
+        loss.load_state_dict(self.parts(loss), strict=False)
+        return loss
+
+    def part(self, name: str, options: Mapping[str, Any], path: str, *inputs: Tensor) -> Tensor:
+        """What one trainable part of a loss gives, with the file's weights in it."""
+        loss = self.loss(name, options)
+        weights = {n.removeprefix(f"{path}."): w for n, w in self.parts(loss).items() if n.startswith(f"{path}.")}
+        got: Tensor = torch.func.functional_call(loss.get_submodule(path), weights, inputs)
+        return got
+
+    def loss(self, name: str, options: Mapping[str, Any]) -> Loss:
+        """A loss built for this case, training."""
+        plugin = plugins.load("losses", name)
+        student, teacher = self.student, self.teacher
+        shapes = Shapes(
+            classes=student.logits.shape[1],
+            student=[tuple(f.shape[1:]) for f in student.features],
+            teacher=[tuple(f.shape[1:]) for f in teacher.features],
+        )
+        loss: Loss = plugin(plugin.Config(**options), shapes)
+        return loss.to(next(iter(self.inputs.values())).dtype).train()
+
+    def parts(self, loss: Loss) -> dict[str, Tensor]:
+        """The file's weights by the loss's own names."""
+        mine = dict(loss.named_parameters())
+        return {own: self.weights[theirs] for theirs, own in self.weight_names.items() if own in mine}
+
+    def _outputs(self, side: str) -> Outputs:
+        """`z_s` are logits; `f_s`, or `f_s.0`, `f_s.1` ... from shallow to deep, are features."""
+        names = sorted((n for n in self.inputs if n.split(".")[0] == f"f_{side}"), key=lambda n: (len(n), n))
+        features = [self.inputs[n] for n in names]
+        nothing = torch.zeros(len(next(iter(self.inputs.values()))), 1)
+        return Outputs(self.inputs.get(f"z_{side}", nothing), features)
+
+
+Out = Callable[[Case], Tensor]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one method is computed here."""
+
+    outs: Mapping[str, Out]
+    weight_names: Mapping[str, str] = field(default_factory=dict)
+    """The file's name of a trainable part -> the loss's own."""
+
+
+def terms(*summands: tuple[float | str, str, Callable[[Hyper], dict[str, Any]]]) -> Out:
+    """A weighted sum of losses: (weight or the name of the hyper-parameter that holds it, loss, its options)."""
+
+    def out(case: Case) -> Tensor:
+        values = [
+            (float(case.hp[weight]) if isinstance(weight, str) else weight) * case.value(name, options(case.hp))
+            for weight, name, options in summands
+        ]
+        return torch.stack(values).sum()
+
+    return out
+
+
+def defaults(hp: Hyper) -> dict[str, Any]:
+    """The loss's defaults are the reference's."""
+    return {}
