@@ -49,6 +49,12 @@ class Case:
         teacher = self.teacher if loss.needs_teacher else None
         return torch.func.functional_call(loss, self._parts(loss), (self.student, teacher, self.batch)).mean()
 
+    def built(self, name: str, options: Mapping[str, Any]) -> Loss:
+        """One loss that holds the file's weights, for a look at what its parts give; without their gradients."""
+        loss = self._loss(name, options)
+        loss.load_state_dict(self._parts(loss), strict=False)
+        return loss
+
     def _loss(self, name: str, options: Mapping[str, Any]) -> Loss:
         plugin = plugins.load("losses", name)
         student, teacher = self.student, self.teacher
@@ -112,6 +118,19 @@ def _kd_as_cross_entropy(hp: Hyper) -> dict[str, Any]:
     return {**_kd(hp), "form": "ce"}
 
 
+def _standardised(std: str) -> Out:
+    """Soft targets behind the modifier that standardises logits."""
+
+    def out(case: Case) -> Tensor:
+        plugin = plugins.load("modifiers", "zscore")
+        modifier = plugin(plugin.Config(std=std), Shapes(case.student.logits.shape[1]))
+        changed = modifier.before(case.student, case.teacher, case.batch)
+        value: Tensor = case.built("kd", _kd(case.hp))(*changed, case.batch)
+        return value.mean()
+
+    return out
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": Adapter(
         outs={
@@ -122,4 +141,5 @@ ADAPTERS: dict[str, Adapter] = {
             "loss_seed_half": terms((0.5, "ce", _ce), (0.5, "kd", _kd_as_cross_entropy)),
         }
     ),
+    "logit_std": Adapter(outs={"loss": _standardised("sample"), "loss_biased_std": _standardised("population")}),
 }
