@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdscale import plugins
 from kdscale.api import Batch, Loss, Outputs, Shapes
+from kdscale.losses.ab import boundary_distance
 
 Hyper = Mapping[str, Any]
 
@@ -118,6 +119,31 @@ def _kd_as_cross_entropy(hp: Hyper) -> dict[str, Any]:
     return {**_kd(hp), "form": "ce"}
 
 
+def _ab(hp: Hyper) -> dict[str, Any]:
+    return {"margin": hp["margin"], "connect": "always"}
+
+
+def _ab_mean(hp: Hyper) -> dict[str, Any]:
+    return {**_ab(hp), "reduction": "mean"}
+
+
+def _ab_mapped(case: Case) -> list[tuple[Tensor, Tensor]]:
+    """The student's features behind their connectors, each with the teacher's."""
+    connectors = case.built("ab", _ab(case.hp)).get_submodule("connectors").children()
+    sides = zip(connectors, case.student.features, case.teacher.features, strict=True)
+    return [(connect(s), t) for connect, s, t in sides]
+
+
+def _ab_layers(case: Case) -> Tensor:
+    """The distance of each layer, summed over the batch too, before weights and factor."""
+    margin = case.hp["margin"]
+    return torch.stack([boundary_distance(s, t, margin).sum() for s, t in _ab_mapped(case)])
+
+
+def _ab_mismatch(case: Case) -> Tensor:
+    return torch.stack([((s > 0) != (t > 0)).to(s.dtype).mean() for s, t in _ab_mapped(case)])
+
+
 def _standardised(std: str) -> Out:
     """Soft targets behind the modifier that standardises logits."""
 
@@ -132,6 +158,20 @@ def _standardised(std: str) -> Out:
 
 
 ADAPTERS: dict[str, Adapter] = {
+    "ab": Adapter(
+        outs={
+            "loss": terms((1.0, "ab", _ab)),
+            "loss_mean": terms((1.0, "ab", _ab_mean)),
+            "loss_layers_sum": _ab_layers,
+            "mismatch_fraction": _ab_mismatch,
+            "mapped_s0": lambda case: _ab_mapped(case)[0][0],
+        },
+        weight_names={
+            f"connector.{layer}.{part}": f"connectors.{layer}.{part}"
+            for layer in range(8)
+            for part in ("0.weight", "1.weight", "1.bias")
+        },
+    ),
     "kd": Adapter(
         outs={
             "loss_kd": terms((1.0, "kd", _kd)),

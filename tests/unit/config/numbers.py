@@ -38,7 +38,7 @@ def of_loss(name: str) -> list[float]:
     """A loss with its default options on made-up outputs."""
     cls = plugins.load("losses", name)
     torch.manual_seed(0)
-    loss = cls(cls.Config(), Shapes(C, [FEATURES], [FEATURES], train_rows=B))
+    loss = cls(cls.Config(), Shapes(C, [FEATURES], [FEATURES], train_rows=B)).double()
     student, teacher = (Outputs(3 * counted((B, C), i), [counted((B, *FEATURES), i + 2)]) for i in (0, 1))
     batch = Batch(torch.zeros(B, 1, 8, 8, dtype=torch.uint8), torch.arange(B) % C, torch.arange(B), view=0)
     values: Tensor = loss(student, teacher, batch)
