@@ -144,6 +144,35 @@ def _ab_mismatch(case: Case) -> Tensor:
     return torch.stack([((s > 0) != (t > 0)).to(s.dtype).mean() for s, t in _ab_mapped(case)])
 
 
+def _ft(**options: Any) -> Callable[[Hyper], dict[str, Any]]:
+    return lambda hp: {"rate": hp["k"], "reconstruction": 0.0, **options}
+
+
+def _ft_reconstruction(form: str) -> Out:
+    """The paraphraser's own loss: what it adds to the student's."""
+    learning = _ft(reconstruction=1.0, reconstruct=form)
+    return terms((1.0, "ft", learning), (-1.0, "ft", _ft()))
+
+
+def _ft_factor(side: str) -> Out:
+    def out(case: Case) -> Tensor:
+        loss = case.built("ft", _ft()(case.hp))
+        if side == "t":
+            factor: Tensor = loss.get_submodule("paraphrasers.0.encoder")(case.teacher.features[0])
+        else:
+            factor = loss.get_submodule("translators.0")(case.student.features[0])
+        return factor
+
+    return out
+
+
+FT_PARTS = {
+    "paraphraser.conv": "paraphrasers.0.encoder",
+    "paraphraser.deconv": "paraphrasers.0.decoder",
+    "translator.conv": "translators.0",
+}
+
+
 def _standardised(std: str) -> Out:
     """Soft targets behind the modifier that standardises logits."""
 
@@ -170,6 +199,24 @@ ADAPTERS: dict[str, Adapter] = {
             f"connector.{layer}.{part}": f"connectors.{layer}.{part}"
             for layer in range(8)
             for part in ("0.weight", "1.weight", "1.bias")
+        },
+    ),
+    "ft": Adapter(
+        outs={
+            "loss": terms((1.0, "ft", _ft())),
+            "loss_p2": terms((1.0, "ft", _ft(distance="l2"))),
+            "loss_p1_sum_per_sample": terms((1.0, "ft", _ft(distance="l1_sum"))),
+            "loss_repdistiller": terms((1.0, "ft", _ft(distance="at_like"))),
+            "loss_rec_l1": _ft_reconstruction("l1"),
+            "loss_rec_mse": _ft_reconstruction("mse"),
+            "factor_t": _ft_factor("t"),
+            "factor_s": _ft_factor("s"),
+        },
+        weight_names={
+            f"{theirs}{layer}.{part}": f"{own}.{layer}.0.{part}"
+            for theirs, own in FT_PARTS.items()
+            for layer in range(3)
+            for part in ("weight", "bias")
         },
     ),
     "kd": Adapter(
