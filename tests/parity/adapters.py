@@ -8,7 +8,7 @@ hyper-parameters, or any function of the case.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -173,6 +173,25 @@ FT_PARTS = {
 }
 
 
+def _projector(hp: Hyper) -> dict[str, Any]:
+    return {"form": "log_sum", "alpha": hp["alpha"], "bn_eps": hp["bn_eps"]}
+
+
+def _projector_correlation(hp: Hyper) -> dict[str, Any]:
+    """With torch's own eps: the published code's 0 is refused in training."""
+    return {"form": "cross_correlation", "alpha": hp["alpha"], "bn_eps": 1e-5}
+
+
+def _of_pooled(out: Out) -> Out:
+    """For files that call pooled features z, as others call logits."""
+
+    def of_pooled(case: Case) -> Tensor:
+        inputs = {name.replace("z_", "f_"): value for name, value in case.inputs.items()}
+        return out(replace(case, inputs=inputs))
+
+    return of_pooled
+
+
 def _standardised(std: str) -> Out:
     """Soft targets behind the modifier that standardises logits."""
 
@@ -229,4 +248,11 @@ ADAPTERS: dict[str, Adapter] = {
         }
     ),
     "logit_std": Adapter(outs={"loss": _standardised("sample"), "loss_biased_std": _standardised("population")}),
+    "projector": Adapter(
+        outs={
+            "loss": _of_pooled(terms((1.0, "projector", _projector))),
+            "loss_corr_diag": _of_pooled(terms((1.0, "projector", _projector_correlation))),
+        },
+        weight_names={f"embed.{part}": f"projectors.0.{part}" for part in ("weight", "bias")},
+    ),
 }
