@@ -17,6 +17,7 @@ from torch import Tensor
 from kdscale import plugins
 from kdscale.api import Batch, Loss, Outputs, Shapes
 from kdscale.losses.ab import boundary_distance
+from kdscale.losses.reviewkd import KnowledgeReview, context_distance
 
 Hyper = Mapping[str, Any]
 
@@ -192,6 +193,34 @@ def _of_pooled(out: Out) -> Out:
     return of_pooled
 
 
+def _review(hp: Hyper) -> dict[str, Any]:
+    return {"pool_sizes": hp["pool_sizes"], "most_channels": hp.get("mid_channel", 512)}
+
+
+def _review_or_context(case: Case) -> Tensor:
+    """Without a width of fused maps a file means the context loss alone, summed over levels."""
+    if "mid_channel" in case.hp:
+        return case.value("reviewkd", _review(case.hp))
+    pairs = zip(case.student.features, case.teacher.features, strict=True)
+    return torch.stack([context_distance(s, t, case.hp["pool_sizes"]).mean() for s, t in pairs]).sum()
+
+
+def _review_fused(level: int) -> Out:
+    def out(case: Case) -> Tensor:
+        loss = case.built("reviewkd", _review(case.hp))
+        assert isinstance(loss, KnowledgeReview)
+        return loss.fuse(case.student.features, [f.shape[2:] for f in case.teacher.features])[level]
+
+    return out
+
+
+REVIEW_PARTS = {
+    **{f"conv1.{part}": f"enter.{part}" for part in ("0.weight", "1.weight", "1.bias")},
+    **{f"conv2.{part}": f"leave.{part}" for part in ("0.weight", "1.weight", "1.bias")},
+    **{f"att_conv.0.{part}": f"attention.{part}" for part in ("weight", "bias")},
+}
+
+
 def _standardised(std: str) -> Out:
     """Soft targets behind the modifier that standardises logits."""
 
@@ -254,5 +283,13 @@ ADAPTERS: dict[str, Adapter] = {
             "loss_corr_diag": _of_pooled(terms((1.0, "projector", _projector_correlation))),
         },
         weight_names={f"embed.{part}": f"projectors.0.{part}" for part in ("weight", "bias")},
+    ),
+    "reviewkd": Adapter(
+        outs={"loss": _review_or_context, **{f"fused.{level}": _review_fused(level) for level in range(8)}},
+        weight_names={
+            f"abf.{level}.{theirs}": f"levels.{level}.{own}"
+            for level in range(8)
+            for theirs, own in REVIEW_PARTS.items()
+        },
     ),
 }
