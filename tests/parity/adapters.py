@@ -18,6 +18,7 @@ from kdscale import plugins
 from kdscale.api import Batch, Loss, Outputs, Shapes
 from kdscale.losses.ab import boundary_distance
 from kdscale.losses.reviewkd import KnowledgeReview, context_distance
+from kdscale.nn.variance import weigh_by_variance
 
 Hyper = Mapping[str, Any]
 
@@ -174,6 +175,21 @@ FT_PARTS = {
 }
 
 
+def _pad(**options: Any) -> Callable[[Hyper], dict[str, Any]]:
+    return lambda hp: {"variance": "dimension", "eps": hp["eps"], **options}
+
+
+def _pad_log_variance(case: Case) -> Tensor:
+    value: Tensor = case.built("pad", _pad()(case.hp)).get_submodule("heads.0")(case.student.features[0])
+    return value
+
+
+def _pad_given_variance(case: Case) -> Tensor:
+    """One log-variance a sample, given by the file; the paper's formula has no eps."""
+    error = (case.teacher.features[0].detach() - case.student.features[0]).square().sum(dim=1)
+    return weigh_by_variance(error, case.inputs["log_var_scalar"], 0.0).mean()
+
+
 def _projector(hp: Hyper) -> dict[str, Any]:
     return {"form": "log_sum", "alpha": hp["alpha"], "bn_eps": hp["bn_eps"]}
 
@@ -277,6 +293,19 @@ ADAPTERS: dict[str, Adapter] = {
         }
     ),
     "logit_std": Adapter(outs={"loss": _standardised("sample"), "loss_biased_std": _standardised("population")}),
+    "pad": Adapter(
+        outs={
+            "loss": terms((1.0, "pad", _pad())),
+            "loss_sum_dims": terms((1.0, "pad", _pad(reduction="sum"))),
+            "loss_scalar_var": _pad_given_variance,
+            "log_var": _pad_log_variance,
+        },
+        weight_names={
+            f"var_estimator.{layer}.{part}": f"heads.0.{own}.{part}"
+            for layer, own in enumerate(("linear", "norm"))
+            for part in ("weight", "bias")
+        },
+    ),
     "projector": Adapter(
         outs={
             "loss": _of_pooled(terms((1.0, "projector", _projector))),
