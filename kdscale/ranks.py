@@ -17,6 +17,7 @@ __all__ = [
     "barrier",
     "broadcast_object",
     "gather_objects",
+    "gather_with_gradient",
     "join",
     "leave",
     "local_rank",
@@ -116,6 +117,30 @@ class SumAcrossRanks(torch.autograd.Function):
 def sum_with_gradient(tensor: Tensor) -> Tensor:
     """Add `tensor` over all ranks; differentiable."""
     return SumAcrossRanks.apply(tensor) if world() > 1 else tensor  # type: ignore[no-untyped-call]
+
+
+class GatherFromRanks(torch.autograd.Function):
+    """Concatenation over ranks whose backward sums the gradients over ranks (its exact adjoint)."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = len(tensor)
+        parts = [torch.empty_like(tensor) for _ in range(world())]
+        dist.all_gather(parts, tensor)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return sum_(grads[0].clone()).narrow(0, rank() * ctx.rows, ctx.rows)
+
+
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """Concatenate all ranks' rows in rank order; every rank must hold equally many. Differentiable.
+
+    Where every rank then computes the same loss of all rows, or a share of it whose mean over ranks is that loss,
+    the mean of the parameters' gradients over ranks is that of one process: no factor is needed.
+    """
+    return GatherFromRanks.apply(tensor.contiguous()) if world() > 1 else tensor  # type: ignore[no-untyped-call]
 
 
 def _joined() -> bool:
