@@ -1,4 +1,4 @@
-"""Losses of the whole batch give two ranks the value and the gradients of one process."""
+"""Losses of the whole batch give two ranks the value, the gradients and the memory of one process."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ from kdscale import plugins, ranks
 from kdscale.api import Batch, Outputs, Shapes
 
 torch.set_num_threads(1)
-CASES = [("mlkd", {}), ("projector", {}), ("projector", {"form": "cross_correlation"})]
+CASES = [
+    ("crd", {"dimensions": 4, "negatives": 5}),
+    ("mlkd", {}),
+    ("projector", {}),
+    ("projector", {"form": "cross_correlation"}),
+]
 generator = torch.Generator().manual_seed(0)
 images, answers = torch.randn(2, 8, 6, generator=generator, dtype=torch.float64)
-batch = Batch(torch.zeros(8, 1, 1, 1, dtype=torch.uint8), torch.zeros(8).long(), torch.arange(8), view=0)
+batch = Batch(torch.zeros(8, 1, 1, 1, dtype=torch.uint8), torch.arange(8), torch.arange(8), view=0)
 
 
 def step(name, options, at):
-    # the value, and the gradients of a student and of the loss's own parts
+    # the value, the gradients of a student and of the loss's own parts, and the loss's memory
     torch.manual_seed(1)
     student = nn.Linear(6, 5).double()
     plugin = plugins.load("losses", name)
-    loss = plugin(plugin.Config(**options), Shapes(5, [(5,)], [(6,)])).double()
+    loss = plugin(plugin.Config(**options), Shapes(5, [(5,)], [(6,)], train_rows=20)).double()
     logits, taught = student(images[at]), answers[at]
-    value = loss(Outputs(logits, [logits]), Outputs(taught[:, :5], [taught]), batch)
+    mine = Batch(batch.images[at], batch.labels[at], batch.rows[at], view=0)
+    value = loss(Outputs(logits, [logits]), Outputs(taught[:, :5], [taught]), mine).mean()
     value.backward()
-    return [value.detach(), *(p.grad for p in [*student.parameters(), *loss.parameters()])]
+    banks = [bank for name, bank in loss.named_buffers() if "memory" in name]
+    return [value.detach(), *(p.grad for p in [*student.parameters(), *loss.parameters()]), *banks]
 
 
 whole = [step(*case, slice(None)) for case in CASES]  # nobody has joined yet: a world of one

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdscale import plugins
 from kdscale.api import Batch, Loss, Outputs, Shapes
 from kdscale.losses.ab import boundary_distance
+from kdscale.losses.crd import Contrastive
 from kdscale.losses.reviewkd import KnowledgeReview, context_distance
 from kdscale.nn.variance import weigh_by_variance
 
@@ -146,6 +147,39 @@ def _ab_mismatch(case: Case) -> Tensor:
     return torch.stack([((s > 0) != (t > 0)).to(s.dtype).mean() for s, t in _ab_mapped(case)])
 
 
+class _TwoSteps(nn.Module):
+    """Both steps of a file with the rows that it contrasts; a module, so that its weights can be leaves."""
+
+    def __init__(self, loss: Contrastive) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, inputs: Mapping[str, Tensor], until: int) -> Tensor:
+        for step in range(1, until + 1):
+            value = self.loss.contrast(inputs[f"f_s.{step}"], inputs[f"f_t.{step}"], inputs[f"contrast_idx.{step}"])
+        return value.mean()
+
+
+def _crd(case: Case, until: int) -> tuple[Contrastive, Tensor]:
+    """The loss after so many steps, and the last one's value."""
+    hp, banks = case.hp, ("memory_s", "memory_t")
+    options = {"dimensions": hp["feat_dim"], "negatives": hp["K"], "temperature": hp["T"], "momentum": hp["momentum"]}
+    shapes = [tuple(case.inputs[f"f_{side}.1"].shape[1:]) for side in "st"]
+    loss = Contrastive(Contrastive.Config(**options), Shapes(1, shapes[:1], shapes[1:], hp["n_data"]))
+    loss = loss.to(case.inputs["memory_s"].dtype)
+    loss.load_state_dict({name: case.inputs[name].detach() for name in banks}, strict=False)
+    parts = {f"loss.{own}": case.weights[theirs] for theirs, own in case.weight_names.items()}
+    return loss, torch.func.functional_call(_TwoSteps(loss), parts, (case.inputs, until))
+
+
+def _crd_bank(name: str, until: int) -> Out:
+    return lambda case: _crd(case, until)[0].get_buffer(name)
+
+
+def _crd_z(i: int) -> Out:
+    return lambda case: _crd(case, 1)[0].log_z[i].exp()
+
+
 def _ft(**options: Any) -> Callable[[Hyper], dict[str, Any]]:
     return lambda hp: {"rate": hp["k"], "reconstruction": 0.0, **options}
 
@@ -263,6 +297,17 @@ ADAPTERS: dict[str, Adapter] = {
             f"connector.{layer}.{part}": f"connectors.{layer}.{part}"
             for layer in range(8)
             for part in ("0.weight", "1.weight", "1.bias")
+        },
+    ),
+    "crd": Adapter(
+        outs={
+            **{f"loss.{n}": lambda case, n=n: _crd(case, n)[1] for n in (1, 2)},
+            **{f"{bank}_after.{n}": _crd_bank(bank, n) for bank in ("memory_s", "memory_t") for n in (1, 2)},
+            "Z_s": _crd_z(0),
+            "Z_t": _crd_z(1),
+        },
+        weight_names={
+            f"embed_{side}.linear.{part}": f"embed_{side}.{part}" for side in "st" for part in ("weight", "bias")
         },
     ),
     "ft": Adapter(
