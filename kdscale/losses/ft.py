@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
 
 __all__ = ["FactorTransfer"]
 
@@ -100,8 +100,7 @@ def factor_distance(
     student: Float[Tensor, "B M H W"], teacher: Float[Tensor, "B M H2 W2"], distance: Distance
 ) -> Float[Tensor, "B"]:
     """Compare each sample's factors, scaled to norm 1; the larger map is averaged down to the smaller."""
-    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
-    s, t = (_unit(functional.adaptive_avg_pool2d(f, size), distance == "at_like") for f in (student, teacher))
+    s, t = (_unit(factor, distance == "at_like") for factor in pooled_alike(student, teacher))
     if distance == "l2":
         length: Tensor = torch.linalg.vector_norm(s - t, dim=1)
         return length

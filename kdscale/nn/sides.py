@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from kdscale.api import Outputs
 from kdscale.errors import ShapeError
 from kdscale.nn.precision import at_least_fp32
 
-__all__ = ["as_map_shape", "logit_sides", "map_sides", "paired_shapes"]
+__all__ = ["MapShape", "logit_sides", "map_sides", "paired_shapes", "pooled_alike"]
 
 MapShape = tuple[int, int, int]
 """Channels, height, width."""
@@ -65,10 +67,20 @@ def paired_shapes(
             f"{term}: compares features pair by pair, but the student has {len(student)} and the teacher "
             f"{len(teacher)}; name as many taps on both sides: taps: {{student: [stage2], teacher: [stage2]}}"
         )
-    return [(as_map_shape(term, s), as_map_shape(term, t)) for s, t in zip(student, teacher, strict=True)]
+    return [(_map_shape(term, s), _map_shape(term, t)) for s, t in zip(student, teacher, strict=True)]
 
 
-def as_map_shape(term: str, shape: tuple[int, ...]) -> MapShape:
+def pooled_alike(
+    first: Float[Tensor, "B C H W"], second: Float[Tensor, "B C2 H2 W2"], how: Literal["avg", "max"] = "avg"
+) -> tuple[Float[Tensor, "B C H3 W3"], Float[Tensor, "B C2 H3 W3"]]:
+    """Pool the larger of two maps to the size of the smaller."""
+    size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
+    pool = functional.adaptive_avg_pool2d if how == "avg" else functional.adaptive_max_pool2d
+    pooled = [side if side.shape[2:] == size else pool(side, size) for side in (first, second)]
+    return pooled[0], pooled[1]
+
+
+def _map_shape(term: str, shape: tuple[int, ...]) -> MapShape:
     """Channels, height, width of one feature. Raises: ShapeError when it is neither a map nor pooled."""
     if len(shape) not in (1, 3):
         raise ShapeError(f"{term}: takes maps (C, H, W) or pooled features (C), not {list(shape)}; tap another module")

@@ -5,7 +5,7 @@ import torch
 
 from kdscale.api import Outputs
 from kdscale.errors import ShapeError
-from kdscale.nn.sides import logit_sides, map_sides, paired_shapes
+from kdscale.nn.sides import logit_sides, map_sides, paired_shapes, pooled_alike
 
 
 def test_both_sides_are_widened_and_only_the_teacher_is_detached() -> None:
@@ -39,3 +39,13 @@ def test_what_does_not_fit_is_refused_by_the_terms_name() -> None:
         paired_shapes("at", [], [])
     with pytest.raises(ShapeError, match=r"at: takes maps .*not \[197, 192\]"):
         paired_shapes("at", [(197, 192)], [(197, 192)])
+
+
+def test_the_larger_map_is_pooled_to_the_smaller_and_never_the_other() -> None:
+    large = torch.arange(16.0).view(1, 1, 4, 4)
+    small = torch.ones(1, 2, 2, 2)
+    for how, want in (("avg", [[2.5, 4.5], [10.5, 12.5]]), ("max", [[5.0, 7.0], [13.0, 15.0]])):
+        pooled, same = pooled_alike(large, small, how)
+        assert pooled[0, 0].tolist() == want
+        assert same is small
+        assert pooled_alike(small, large, how)[1].tolist() == [[want]]
