@@ -1,7 +1,7 @@
 """Activation boundaries: the student's neurons fire for the inputs that the teacher's fire for.
 
 Source: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
-arXiv:1811.03233, eq. 5; reductions and weights of layers as in the authors' code.
+arXiv:1811.03233; reductions and weights of layers as in the authors' code.
 Deviation: the teacher answers in eval mode, where the authors' script leaves its BatchNorm in training.
 Taps: before the last ReLU of each stage (`stage1.pre` ...), from shallow to deep, on both sides.
 Reduction: `sum` over the elements of a layer, mean over samples, layers weighted 1, 1/2, 1/4 ... from the last one

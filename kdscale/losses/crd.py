@@ -1,6 +1,6 @@
 """Contrastive representation distillation: tell the teacher's view of the same sample from its views of others.
 
-Source: Tian, Krishnan, Isola, "Contrastive Representation Distillation", arXiv:1910.10699, eq. 17-19; memory banks,
+Source: Tian, Krishnan, Isola, "Contrastive Representation Distillation", arXiv:1910.10699; memory banks,
 the constant Z and the update as in the authors' code.
 Deviation: negatives are a function of (step, row), drawn on the device, with replacement. A row of the sample's own
 class is drawn again, up to twice, as far as labels are known: a bank learns them as rows come by, in the first epoch.

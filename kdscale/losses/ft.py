@@ -1,7 +1,7 @@
 """Factor transfer: both networks' last maps are boiled down to factors, and the student's follows the teacher's.
 
 Source: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", arXiv:1802.04977,
-eq. 1-3; form and layers as in the authors' code. `distance: at_like` is RepDistiller's: the factors' attention maps.
+form and layers as in the authors' code. `distance: at_like` is RepDistiller's: the factors' attention maps.
 Deviation: the paraphraser learns beside the student, not in a stage before it. It sees the reconstruction alone (a
 mean of squares, the authors' code of magnitudes), and the factor that it gives the student is detached: neither
 disturbs the other, but the student's target moves at first.

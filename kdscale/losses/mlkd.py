@@ -1,6 +1,6 @@
 """Logits matched on three levels: each sample's soft targets, how classes go together, and how samples do.
 
-Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, section 3; the sums as in the authors' code.
+Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023; the sums as in the authors' code.
 Deviation: one view a sample, where the authors teach a weak and a strong one. The masks of their code are left out:
 multiplied behind the sums, they scale the weak view's terms by the share of unsure samples (or classes) and select
 none. Samples and classes go together over the global batch.

@@ -1,6 +1,6 @@
 """Prime-aware adaptive distillation: samples that the student can follow count more than those it cannot.
 
-Source: Zhang et al., "Prime-Aware Adaptive Distillation", arXiv:2008.01458, eq. 4-6; the head, its variance for each
+Source: Zhang et al., "Prime-Aware Adaptive Distillation", arXiv:2008.01458; the head, its variance for each
 dimension and `eps` as in torchdistill. `variance: sample` is the literal weight of a sample; `none` the plain
 squared error, for the stage before.
 Deviation: log-variances are held within ±10; where widths differ, a linear layer brings the student's to the

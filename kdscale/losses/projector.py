@@ -1,7 +1,7 @@
 """A linear projector and a logarithm: the student's pooled features, normalised, match the teacher's.
 
 Source: Miles, Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", arXiv:2303.11098,
-section 3: `log_sum` as in the authors' code for ImageNet, `cross_correlation` as in theirs for DeiT.
+`log_sum` as in the authors' code for ImageNet, `cross_correlation` as in theirs for DeiT.
 Deviation: the sum within the logarithm has 1e-12 added, so features that agree have a finite loss and a gradient of
 zero; batch statistics and sums are those of the global batch, and the projector trains like any other part, where in
 the authors' code each rank's projector goes its own way.

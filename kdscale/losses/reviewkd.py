@@ -1,6 +1,6 @@
 """Knowledge review: each level of the teacher teaches the student's levels up to its own, fused from the deepest on.
 
-Source: Chen et al., "Distilling Knowledge via Knowledge Review", arXiv:2104.09044, sections 3.2-3.4; attention-based
+Source: Chen et al., "Distilling Knowledge via Knowledge Review", arXiv:2104.09044; attention-based
 fusion (ABF) and hierarchical context loss (HCL) as in the authors' code.
 Deviation: the teacher answers in eval mode, where the authors' script for CIFAR leaves its BatchNorm in training;
 maps need not be square.

@@ -1,6 +1,6 @@
 """Samples that the student can follow count more: each value is divided by a variance that the student predicts.
 
-Source: Zhang et al., "Prime-Aware Adaptive Distillation", arXiv:2008.01458, eq. 4-6; the head as in torchdistill.
+Source: Zhang et al., "Prime-Aware Adaptive Distillation", arXiv:2008.01458; the head as in torchdistill.
 Deviation: the loss behind it is any that has a value a sample; log-variances are held within ±10.
 Reduction: none; the values keep their own, and may become negative.
 """

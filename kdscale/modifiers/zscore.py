@@ -1,6 +1,6 @@
 """Standardised logits: the student matches the teacher's relations between classes, not the range of its logits.
 
-Source: Sun et al., "Logit Standardization in Knowledge Distillation", arXiv:2403.01427, section 4 (algorithm 1).
+Source: Sun et al., "Logit Standardization in Knowledge Distillation", arXiv:2403.01427.
 Deviation: the standard deviation over C - 1, as in the authors' code; `std: population` takes the paper's C.
 Reduction: none; the loss behind it keeps its own, and its `temperature` is the paper's base temperature.
 """
