@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from kdscale.losses.crd import Contrastive
-from kdscale.losses.reviewkd import KnowledgeReview, context_distance
-from kdscale.nn.variance import weigh_by_variance
 from torch import Tensor, nn
 
 from kdscale.api import Shapes
+from kdscale.losses.crd import Contrastive
+from kdscale.losses.reviewkd import KnowledgeReview, context_distance
+from kdscale.nn.variance import weigh_by_variance
 from tests.parity.cases import Adapter, Case, Hyper, Out, terms
 
 __all__ = ["ADAPTERS"]

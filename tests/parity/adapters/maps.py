@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from kdscale.losses.ab import boundary_distance
 from torch import Tensor
 from torch.nn import functional
 
 from kdscale.api import Outputs, Shapes
+from kdscale.losses.ab import boundary_distance
 from kdscale.losses.at_grad import GradientAttention, input_derivative
 from kdscale.losses.fsp import flow
 from tests.parity.cases import Adapter, Case, Hyper, Out, defaults, terms

@@ -1,0 +1,78 @@
+"""Activation boundaries: the student's neurons fire for the inputs that the teacher's fire for.
+
+Source: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+arXiv:1811.03233; reductions and weights of layers as in the authors' code.
+Deviation: the teacher answers in eval mode, where the authors' script leaves its BatchNorm in training.
+Taps: before the last ReLU of each stage (`stage1.pre` ...), from shallow to deep, on both sides.
+Reduction: `sum` over the elements of a layer, mean over samples, layers weighted 1, 1/2, 1/4 ... from the last one
+back, times 3/1000; `mean` over all elements of a layer, layers added up: about C·H·W times weaker before that factor.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.errors import ShapeError
+from kdscale.nn.sides import MapShape, map_sides, paired_shapes
+
+__all__ = ["ActivationBoundaries"]
+
+SCALE = 3 / 1000
+"""What the authors multiply the sum over layers by."""
+
+
+class ActivationBoundaries(Loss):
+    """Push each neuron behind a margin, on the side of zero on which the teacher's is."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        margin: float = Field(1.0, gt=0)
+        reduction: Literal["sum", "mean"] = "sum"
+        connect: Literal["always", "where_needed"] = Field(
+            "always", description="where_needed: layers of equal channels are compared as they are"
+        )
+
+    config: Config
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        pairs = paired_shapes("ab", shapes.student, shapes.teacher)
+        self.connectors = nn.ModuleList([self._connector(*pair) for pair in pairs])
+
+    def _connector(self, student: MapShape, teacher: MapShape) -> nn.Module:
+        if student[1:] != teacher[1:]:
+            raise ShapeError(
+                f"ab: the student's map is {student[1]}x{student[2]}, the teacher's {teacher[1]}x{teacher[2]}; "
+                "neurons are compared one by one: tap stages of equal size"
+            )
+        if self.config.connect == "where_needed" and student[0] == teacher[0]:
+            return nn.Identity()
+        conv = nn.Conv2d(student[0], teacher[0], 1, bias=False)
+        nn.init.normal_(conv.weight, std=(2 / teacher[0]) ** 0.5)
+        return nn.Sequential(conv, nn.BatchNorm2d(teacher[0]))
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
+        """Return the weighted sum over layers of each sample. Raises: ShapeError."""
+        pairs = zip(self.connectors, map_sides("ab", student, teacher), strict=True)
+        with torch.autocast(student.logits.device.type, enabled=False):
+            layers = [boundary_distance(connect(s), t, self.config.margin).flatten(1) for connect, (s, t) in pairs]
+        if self.config.reduction == "mean":
+            return torch.stack([layer.mean(dim=1) for layer in layers]).sum(dim=0)
+        last = len(layers) - 1
+        weighted = [layer.sum(dim=1) * 2.0 ** (j - last) for j, layer in enumerate(layers)]
+        return SCALE * torch.stack(weighted).sum(dim=0)
+
+
+def boundary_distance(
+    student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"], margin: float
+) -> Float[Tensor, "*shape"]:
+    """Compute max(0, margin - s)² where the teacher's neuron is active (t > 0), max(0, margin + s)² elsewhere."""
+    return torch.where(teacher.detach() > 0, margin - student, margin + student).relu().square()

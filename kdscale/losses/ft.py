@@ -1,0 +1,113 @@
+"""Factor transfer: both networks' last maps are boiled down to factors, and the student's follows the teacher's.
+
+Source: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", arXiv:1802.04977,
+form and layers as in the authors' code. `distance: at_like` is RepDistiller's: the factors' attention maps.
+Deviation: the paraphraser learns beside the student, not in a stage before it. It sees the reconstruction alone (a
+mean of squares, the authors' code of magnitudes), and the factor that it gives the student is detached: neither
+disturbs the other, but the student's target moves at first.
+Reduction: `l1` is the mean over all elements of a factor, `l1_sum` and `l2` the norm of each sample's difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+
+__all__ = ["FactorTransfer"]
+
+Distance = Literal["l1", "l1_sum", "l2", "at_like"]
+
+
+class FactorTransfer(Loss):
+    """Match the teacher's normalised factors; several taps add up."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        rate: float = Field(0.5, gt=0, description="channels of a factor, as a share of the teacher's map")
+        distance: Distance = "l1"
+        reconstruction: float = Field(0.002, ge=0, description="weight of the paraphraser's own loss in this term")
+        reconstruct: Literal["mse", "l1"] = "mse"
+        translator_bn: bool = Field(False, description="BatchNorm in the translator, as RepDistiller has it")
+
+    config: Config
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        self.paraphrasers, self.translators = nn.ModuleList(), nn.ModuleList()
+        for (own, *_), (theirs, *_) in paired_shapes("ft", shapes.student, shapes.teacher):
+            factor = max(1, round(config.rate * theirs))
+            self.paraphrasers.append(Paraphraser(theirs, factor))
+            self.translators.append(_layers(nn.Conv2d, (own, own, factor, factor), batch_norm=config.translator_bn))
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
+        """Return each sample's distance plus its weighted error of reconstruction. Raises: ShapeError."""
+        parts = zip(self.paraphrasers, self.translators, map_sides("ft", student, teacher), strict=True)
+        with torch.autocast(student.logits.device.type, enabled=False):
+            values: list[Tensor] = [self._pair(p, t, *sides) for p, t, sides in parts]
+        return torch.stack(values).sum(dim=0)
+
+    def _pair(self, paraphrase: nn.Module, translate: nn.Module, own: Tensor, theirs: Tensor) -> Tensor:
+        factor, restored = paraphrase(theirs)
+        value: Tensor = factor_distance(translate(own), factor.detach(), self.config.distance)
+        if self.config.reconstruction == 0:
+            return value
+        gap = restored - theirs
+        error = gap.square() if self.config.reconstruct == "mse" else gap.abs()
+        total: Tensor = value + self.config.reconstruction * error.flatten(1).mean(dim=1)
+        return total
+
+
+class Paraphraser(nn.Module):
+    """An auto-encoder of the teacher's map (B, C, H, W): gives its code (B, M, H, W), the factor, and its answer."""
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__()
+        self.encoder = _layers(nn.Conv2d, (channels, channels, factor, factor))
+        self.decoder = _layers(nn.ConvTranspose2d, (factor, factor, channels, channels))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        factor = self.encoder(x)
+        return factor, self.decoder(factor)
+
+
+def _layers(
+    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d],
+    widths: Sequence[int],
+    *,
+    batch_norm: bool = False,
+) -> nn.Sequential:
+    """3x3 layers, LeakyReLU(0.1) behind every one, the last too."""
+    layers: list[nn.Module] = []
+    for inward, outward in pairwise(widths):
+        norm = [nn.BatchNorm2d(outward)] if batch_norm else []
+        layers.append(nn.Sequential(kind(inward, outward, 3, padding=1), *norm, nn.LeakyReLU(0.1)))
+    return nn.Sequential(*layers)
+
+
+def factor_distance(
+    student: Float[Tensor, "B M H W"], teacher: Float[Tensor, "B M H2 W2"], distance: Distance
+) -> Float[Tensor, "B"]:
+    """Compare each sample's factors, scaled to norm 1; the larger map is averaged down to the smaller."""
+    s, t = (_unit(factor, distance == "at_like") for factor in pooled_alike(student, teacher))
+    if distance == "l2":
+        length: Tensor = torch.linalg.vector_norm(s - t, dim=1)
+        return length
+    gap = (s - t).abs()
+    return gap.sum(dim=1) if distance == "l1_sum" else gap.mean(dim=1)
+
+
+def _unit(factor: Tensor, attention: bool) -> Tensor:  # noqa: FBT001
+    flat = (factor.square().mean(dim=1) if attention else factor).flatten(1)
+    return functional.normalize(flat, dim=1, eps=1e-6)

@@ -1,0 +1,64 @@
+"""Prime-aware adaptive distillation: samples that the student can follow count more than those it cannot.
+
+Source: Zhang et al., "Prime-Aware Adaptive Distillation", arXiv:2008.01458; the head, its variance for each
+dimension and `eps` as in torchdistill. `variance: sample` is the literal weight of a sample; `none` the plain
+squared error, for the stage before.
+Deviation: log-variances are held within ±10; where widths differ, a linear layer brings the student's to the
+teacher's. The modifier prime_aware weighs the samples of other losses likewise.
+Reduction: mean (or sum) over dimensions, sum over taps. The value may be negative.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.variance import LogVariance, weigh_by_variance
+
+__all__ = ["PrimeAware"]
+
+
+class PrimeAware(Loss):
+    """Match pooled features, weighed by a variance that the student predicts; maps are averaged over positions."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        variance: Literal["dimension", "sample", "none"] = "dimension"
+        reduction: Literal["mean", "sum"] = Field("mean", description="over the dimensions of a feature")
+        eps: float = Field(1e-6, ge=0, description="added to the variance")
+
+    config: Config
+    needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
+
+    def __init__(self, config: Config, shapes: Shapes) -> None:
+        super().__init__(config, shapes)
+        self.projections, self.heads = nn.ModuleList(), nn.ModuleList()
+        for (own, *_), (theirs, *_) in paired_shapes("pad", shapes.student, shapes.teacher):
+            self.projections.append(nn.Identity() if own == theirs else nn.Linear(own, theirs))
+            if config.variance != "none":
+                self.heads.append(LogVariance(own, theirs if config.variance == "dimension" else 1))
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
+        """Return the weighed error of each sample. Raises: ShapeError."""
+        pairs = [(s.mean(dim=(2, 3)), t.mean(dim=(2, 3))) for s, t in map_sides("pad", student, teacher)]
+        with torch.autocast(student.logits.device.type, enabled=False):
+            values = [self._pair(i, s, t) for i, (s, t) in enumerate(pairs)]
+        return torch.stack(values).sum(dim=0)
+
+    def _pair(self, i: int, own: Tensor, theirs: Tensor) -> Tensor:
+        error = (theirs - self.projections[i](own)).square()
+        if self.config.variance == "sample":
+            error = self._reduced(error)[:, None]
+        if self.config.variance != "none":
+            error = weigh_by_variance(error, self.heads[i](own), self.config.eps)
+        return self._reduced(error)
+
+    def _reduced(self, error: Tensor) -> Tensor:
+        return error.mean(dim=1) if self.config.reduction == "mean" else error.sum(dim=1)
