@@ -138,8 +138,8 @@ class Outputs:
     pixels: Tensor | None = None
     """The images (B, K, H, W) in [0, 1], a leaf of the logits' graph, where a term differentiates by them."""
 
-    def at(self, temperature: float, student: Float[Tensor, "B C"]) -> Outputs:
-        """For a loss that divides by `temperature` and compares with softmax(student): a part record is completed."""
+    def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
+        """For a loss that divides by `temperature`, the student's logits by `own`: a part record is completed."""
         return self
 
 

@@ -34,9 +34,9 @@ class SparseOutputs(Outputs):
 
     record: Sparse
 
-    def at(self, temperature: float, student: Float[Tensor, "B C"]) -> Outputs:
+    def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
         """Complete the logits for one temperature. Raises: CacheMiss where the records do not hold it."""
-        return Outputs(complete(self.record, temperature, student), self.features)
+        return Outputs(complete(self.record, temperature, student.detach() / own), self.features)
 
 
 # --------------------------------------------------------------------------- a teacher's answer as records

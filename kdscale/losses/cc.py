@@ -21,8 +21,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.features import feature_pairs, shape_pairs
 from kdscale.nn.pairwise import Pairs, gram, related_rows, unit_rows
+from kdscale.nn.sides import feature_sides, paired
 
 __all__ = ["CorrelationCongruence"]
 
@@ -47,14 +47,14 @@ class CorrelationCongruence(Loss):
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
         super().__init__(config, shapes)
-        pairs = shape_pairs("cc", shapes)
+        pairs = paired("cc", shapes.student, shapes.teacher)
         self.embed_s = nn.ModuleList(nn.Linear(math.prod(own), config.embedding) for own, _ in pairs)
         self.embed_t = nn.ModuleList(nn.Linear(math.prod(taught), config.embedding) for _, taught in pairs)
         self.embed_t.requires_grad_(config.teacher_embedding == "trained")
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """Return the difference of the correlations. Raises: ShapeError."""
-        pairs = zip(feature_pairs("cc", student, teacher), self.embed_s, self.embed_t, strict=True)
+        pairs = zip(feature_sides("cc", student, teacher), self.embed_s, self.embed_t, strict=True)
         with torch.autocast(student.logits.device.type, enabled=False):
             embedded = [(mine(s.flatten(1)), theirs(t.flatten(1))) for (s, t), mine, theirs in pairs]
         return torch.stack([self._gap(*pair) for pair in embedded]).sum()

@@ -15,9 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
-from kdscale.errors import ShapeError
 from kdscale.nn.pairwise import Pairs, correlations, related_rows
-from kdscale.nn.precision import at_least_fp32
+from kdscale.nn.sides import logit_sides
 
 __all__ = ["StrongerTeacher"]
 
@@ -47,11 +46,8 @@ class StrongerTeacher(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """Return the weighted sum of both. Raises: ShapeError."""
-        if teacher is None or teacher.logits.shape != student.logits.shape:
-            raise ShapeError(_mismatch(student, teacher))
         config = self.config
-        logits = (at_least_fp32(student.logits), at_least_fp32(teacher.logits.detach()))
-        own, taught = ((z / config.temperature).softmax(1) for z in logits)
+        own, taught = ((z / config.temperature).softmax(1) for z in logit_sides("dist", student, teacher))
         parts = [config.inter * correlation_gap(own, taught)] if config.inter else []
         if config.intra:
             own, taught = (related_rows("dist", rows, config.pairs).T for rows in (own, taught))
@@ -63,12 +59,3 @@ class StrongerTeacher(Loss):
 def correlation_gap(student: Float[Tensor, "N D"], teacher: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
     """Compute the mean over rows of 1 - Pearson's correlation: 0 where they agree, at most 2."""
     return 1 - correlations(student, teacher).mean()
-
-
-def _mismatch(student: Outputs, teacher: Outputs | None) -> str:
-    if teacher is None:
-        return "dist: this term has no teacher to listen to; name one: {name: dist, teacher: STAGE}"
-    return (
-        f"dist: the teacher's logits are {list(teacher.logits.shape)}, the student's {list(student.logits.shape)}; "
-        "both networks must tell the same classes apart"
-    )

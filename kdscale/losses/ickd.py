@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.features import as_map, feature_pairs, shape_pairs
 from kdscale.nn.pairwise import gram, unit_rows
+from kdscale.nn.sides import map_sides, paired_shapes
 
 __all__ = ["InterChannel"]
 
@@ -39,16 +39,16 @@ class InterChannel(Loss):
         super().__init__(config, shapes)
         self.embed = nn.ModuleList(
             nn.Sequential(nn.Conv2d(own[0], taught[0], 1, bias=False), nn.BatchNorm2d(taught[0]))
-            for own, taught in shape_pairs("ickd", shapes)
+            for own, taught in paired_shapes("ickd", shapes.student, shapes.teacher)
         )
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the difference of the correlations of each sample. Raises: ShapeError."""
         values = []
-        for (own, taught), embed in zip(feature_pairs("ickd", student, teacher), self.embed, strict=True):
+        for (own, taught), embed in zip(map_sides("ickd", student, teacher), self.embed, strict=True):
             with torch.autocast(own.device.type, enabled=False):
-                embedded = embed(as_map("ickd", own))
-            value = channel_gap(embedded, as_map("ickd", taught))
+                embedded = embed(own)
+            value = channel_gap(embedded, taught)
             values.append(value / taught.shape[1] if self.config.reduction == "paper" else value)
         total = torch.stack(values).sum(0)
         return total / (len(total) * ranks.world()) if self.config.reduction == "imagenet" else total

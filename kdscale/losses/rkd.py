@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
-from kdscale.nn.features import feature_pairs
 from kdscale.nn.pairwise import Pairs, angles, distances, own_rows, related_rows
+from kdscale.nn.sides import feature_sides
 
 __all__ = ["Relational"]
 
@@ -52,7 +52,7 @@ class Relational(Loss):
         Raises:
             ShapeError: there is one sample, or a feature without counterpart.
         """
-        return torch.stack([self._gap(*pair) for pair in feature_pairs("rkd", student, teacher)]).sum()
+        return torch.stack([self._gap(*pair) for pair in feature_sides("rkd", student, teacher)]).sum()
 
     def _gap(self, student: Tensor, teacher: Tensor) -> Tensor:
         config, parts = self.config, []

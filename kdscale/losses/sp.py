@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
-from kdscale.nn.features import feature_pairs
 from kdscale.nn.pairwise import Pairs, gram, related_rows, unit_rows
+from kdscale.nn.sides import feature_sides
 
 __all__ = ["SimilarityPreserving"]
 
@@ -38,7 +38,7 @@ class SimilarityPreserving(Loss):
         """Return the mean squared difference of similarities. Raises: ShapeError."""
         values = [
             similarity_gap(*(related_rows("sp", features, self.config.pairs) for features in pair))
-            for pair in feature_pairs("sp", student, teacher)
+            for pair in feature_sides("sp", student, teacher)
         ]
         return torch.stack(values).sum()
 

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, softplus
+from torch.nn.functional import softplus
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.features import as_map, feature_pairs, shape_pairs
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
 
 __all__ = ["VariationalInformation"]
 
@@ -42,7 +42,7 @@ class VariationalInformation(Loss):
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
         super().__init__(config, shapes)
-        pairs = shape_pairs("vid", shapes)
+        pairs = paired_shapes("vid", shapes.student, shapes.teacher)
         self.regressors = nn.ModuleList(_regressor(s[0], config.hidden or t[0], t[0]) for s, t in pairs)
         above = config.initial_variance - EPS
         raw = above + math.log(-math.expm1(-above))  # the inverse of softplus, without its overflow
@@ -51,9 +51,9 @@ class VariationalInformation(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the negative log-likelihood of each sample's features. Raises: ShapeError."""
         values = []
-        pairs = feature_pairs("vid", student, teacher)
+        pairs = map_sides("vid", student, teacher)
         for (own, taught), regress, raw in zip(pairs, self.regressors, self.raw_variances, strict=True):
-            own, taught = _same_size(as_map("vid", own), as_map("vid", taught))
+            own, taught = pooled_alike(own, taught)
             with torch.autocast(own.device.type, enabled=False):
                 mean = regress(own)
             values.append(gaussian_nll(mean, taught, softplus(raw) + EPS))
@@ -73,9 +73,3 @@ def _regressor(own: int, hidden: int, taught: int) -> nn.Sequential:
         nn.Conv2d(own, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, hidden, 1, bias=False), nn.ReLU(),
         nn.Conv2d(hidden, taught, 1, bias=False),
     )  # fmt: skip
-
-
-def _same_size(own: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
-    size = (min(own.shape[2], taught.shape[2]), min(own.shape[3], taught.shape[3]))
-    smaller = [m if m.shape[2:] == size else adaptive_avg_pool2d(m, size) for m in (own, taught)]
-    return smaller[0], smaller[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,10 +13,11 @@ from kdscale.api import Outputs
 from kdscale.errors import ShapeError
 from kdscale.nn.precision import at_least_fp32
 
-__all__ = ["MapShape", "logit_sides", "map_sides", "paired_shapes", "pooled_alike"]
+__all__ = ["MapShape", "feature_sides", "logit_sides", "map_sides", "paired", "paired_shapes", "pooled_alike"]
 
 MapShape = tuple[int, int, int]
 """Channels, height, width."""
+T = TypeVar("T")
 
 
 def logit_sides(
@@ -41,33 +42,46 @@ def logit_sides(
     return at_least_fp32(student.logits), at_least_fp32(there.logits.detach())
 
 
+def feature_sides(term: str, student: Outputs, teacher: Outputs | None) -> list[tuple[Tensor, Tensor]]:
+    """The tapped features of both sides pair by pair, of any shape, in at least fp32, the teacher's detached.
+
+    Raises:
+        ShapeError: there is no teacher, or the counts differ.
+    """
+    pairs = paired(term, student.features, _teacher(term, teacher).features)
+    return [(at_least_fp32(own), at_least_fp32(theirs.detach())) for own, theirs in pairs]
+
+
 def map_sides(
     term: str, student: Outputs, teacher: Outputs | None
 ) -> list[tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C2 H2 W2"]]]:
-    """The tapped features of both sides pair by pair, as maps, in at least fp32, the teacher's detached.
+    """As `feature_sides`, as maps: a pooled feature is a map of one position.
 
     Raises:
         ShapeError: there is no teacher, the counts differ, or a feature is neither a map nor pooled.
     """
-    there = _teacher(term, teacher).features
-    paired_shapes(term, [tuple(f.shape[1:]) for f in student.features], [tuple(f.shape[1:]) for f in there])
-    return [(_as_map(s), _as_map(t.detach())) for s, t in zip(student.features, there, strict=True)]
+    return [(_as_map(term, own), _as_map(term, theirs)) for own, theirs in feature_sides(term, student, teacher)]
 
 
-def paired_shapes(
-    term: str, student: Sequence[tuple[int, ...]], teacher: Sequence[tuple[int, ...]]
-) -> list[tuple[MapShape, MapShape]]:
-    """Shapes of the features without B, pair by pair; a pooled feature is a map of one position.
-
-    Raises:
-        ShapeError: there are none, the counts differ, or a feature is neither a map nor pooled.
-    """
+def paired(term: str, student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
+    """Both sides' features, or their shapes, pair by pair. Raises: ShapeError: there are none, or the counts differ."""
     if len(student) != len(teacher) or not student:
         raise ShapeError(
             f"{term}: compares features pair by pair, but the student has {len(student)} and the teacher "
             f"{len(teacher)}; name as many taps on both sides: taps: {{student: [stage2], teacher: [stage2]}}"
         )
-    return [(_map_shape(term, s), _map_shape(term, t)) for s, t in zip(student, teacher, strict=True)]
+    return list(zip(student, teacher, strict=True))
+
+
+def paired_shapes(
+    term: str, student: Sequence[tuple[int, ...]], teacher: Sequence[tuple[int, ...]]
+) -> list[tuple[MapShape, MapShape]]:
+    """Shapes of the maps that `map_sides` will give, without B.
+
+    Raises:
+        ShapeError: there are none, the counts differ, or a feature is neither a map nor pooled.
+    """
+    return [(_map_shape(term, own), _map_shape(term, theirs)) for own, theirs in paired(term, student, teacher)]
 
 
 def pooled_alike(
@@ -87,9 +101,9 @@ def _map_shape(term: str, shape: tuple[int, ...]) -> MapShape:
     return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (shape[0], 1, 1)
 
 
-def _as_map(feature: Tensor) -> Tensor:
-    wide = at_least_fp32(feature)
-    return wide if wide.dim() == 4 else wide[:, :, None, None]
+def _as_map(term: str, feature: Tensor) -> Float[Tensor, "B C H W"]:
+    channels, height, width = _map_shape(term, tuple(feature.shape[1:]))
+    return feature if feature.dim() == 4 else feature.view(-1, channels, height, width)
 
 
 def _teacher(term: str, teacher: Outputs | None) -> Outputs:

@@ -34,9 +34,9 @@ class EnsembleOutputs(Outputs):
     shares: Sequence[float]
     of: MeanOf
 
-    def at(self, temperature: float, student: Float[Tensor, "B C"]) -> Outputs:
+    def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
         """Average what the members answer at one temperature. Raises: CacheMiss where records do not hold it."""
-        answers = [member.at(temperature, student).logits for member in self.members]
+        answers = [member.at(temperature, student, own).logits for member in self.members]
         return Outputs(_mean(answers, self.shares, self.of, temperature))
 
 
