@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -24,15 +25,22 @@ INTEGERS = {"<u2": (2, torch.int16, 2**16 - 1), "<u4": (4, torch.int32, 2**32 - 
 FLOATS = {"<f2": torch.float16, "<f4": torch.float32}
 
 
-@dataclass(frozen=True, kw_only=True)
 class SparseOutputs(Outputs):
     """A teacher's answer of which the records hold only some logits.
 
-    `logits` are completed for temperature 1, for a student that knows nothing yet where the layout asks a student;
-    a loss at another temperature, and every loss under `ghost`, sees `at(...)`.
+    Args:
+        record: what they hold.
+        features: pooled ones, where the layout keeps them.
     """
 
-    record: Sparse
+    def __init__(self, record: Sparse, features: Sequence[Tensor]) -> None:
+        vars(self).update(record=record, features=list(features), pixels=None)
+        self.record: Sparse
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "B C"]:  # made when asked for: terms see `at(...)`
+        """Completed for temperature 1, for a student that knows nothing yet where the layout asks a student."""
+        return complete(self.record, 1.0, None)
 
     def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
         """Complete the logits for one temperature. Raises: CacheMiss where the records do not hold it."""
@@ -172,9 +180,10 @@ def decode(
     features = [parts["pooled"].float()] if layout.pooled else []
     if layout.kind == "topk":
         record = _sparse(parts, layout, _labels(layout, labels, labels_b), lam)
-        return SparseOutputs(complete(record, 1.0, None), features, record=record)
-    logits = parts["logit"].float()
-    return Outputs(logits + parts["row_max"] if layout.kind == "dense" else logits, features)
+        return SparseOutputs(record, features)
+    if layout.kind == "dense":
+        return Outputs(parts["logit"] + parts["row_max"], features)  # of two types, so the sum has the wider: float32
+    return Outputs(parts["logit"], features)
 
 
 def _sparse(
@@ -212,12 +221,21 @@ def _shares(layout: Layout, labels: Int64[Tensor, "B L"], lam: Float[Tensor, "B"
 
 
 def _values(records: UInt8[Tensor, "B R"], field: Field) -> Float[Tensor, "B N"] | Int64[Tensor, "B N"]:
-    """One field of every record; copied, since torch reads a type only where it is aligned."""
-    stored = records[:, field.offset : field.offset + field.bytes].clone(memory_format=torch.contiguous_format)
+    """One field of every record."""
     if field.dtype in FLOATS:
-        return stored.view(FLOATS[field.dtype])
+        return _read(records, field, FLOATS[field.dtype])
     _, signed, mask = INTEGERS[field.dtype]
-    return stored.view(signed).long() & mask
+    return _read(records, field, signed).long() & mask
+
+
+def _read(records: UInt8[Tensor, "B R"], field: Field, dtype: torch.dtype) -> Tensor:
+    """The field's bytes as a type: where they lie if they are aligned to it, else copied, as torch demands."""
+    size, count = dtype.itemsize, math.prod(field.shape)
+    if records.shape[1] % size or field.offset % size or records.storage_offset() % size:
+        mine = records[:, field.offset : field.offset + count * size]
+        return mine.clone(memory_format=torch.contiguous_format).view(dtype)
+    first = field.offset // size
+    return records.view(dtype)[:, first : first + count]
 
 
 # --------------------------------------------------------------------------- both

@@ -140,6 +140,12 @@ class TrainLoader:
         """Number of the view that an epoch shows."""
         return epoch % self._many if self._many else epoch
 
+    def rows(self, epoch: int, start: int = 0) -> list[Rows]:
+        """Row numbers of this rank's batches of one epoch, from batch `start` on."""
+        order = epoch_order(self.views.rows, self._seed, epoch)
+        steps = range(start, self.steps_per_epoch)
+        return [rank_rows(order, step, self._batch_size, self._rank, self._world) for step in steps]
+
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield this rank's batches of one epoch, from batch `start` on.
 
@@ -155,10 +161,8 @@ class TrainLoader:
             batches.close()
 
     def _epoch(self, epoch: int, start: int) -> Generator[Batch, None, None]:
-        order = epoch_order(self.views.rows, self._seed, epoch)
         steps = range(start, self.steps_per_epoch)
-        mine = [rank_rows(order, step, self._batch_size, self._rank, self._world) for step in steps]
-        with closing(self.views.batches(mine, self.view_of(epoch))) as batches:
+        with closing(self.views.batches(self.rows(epoch, start), self.view_of(epoch))) as batches:
             for step, batch in zip(steps, batches, strict=True):
                 yield replace(batch, step=epoch * self.steps_per_epoch + step)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdscale.api import Batch, Outputs
@@ -44,27 +46,18 @@ class CachedTeacher:
             labels=batch.labels, labels_b=batch.labels_b, lam=batch.lam,
         )  # fmt: skip
 
-    def records(self, batch: Batch) -> UInt8[Tensor, "B R"]:
-        """Read the records of a batch on the host; may run beside training. Raises: CacheMiss, CacheCorrupt."""
-        return torch.from_numpy(self._reader.gather(batch.rows.cpu().numpy(), batch.view))
+    def records(self, rows: NDArray[np.int64], view: int) -> UInt8[Tensor, "B R"]:
+        """Read the records of rows on the host; may run beside training. Raises: CacheMiss, CacheCorrupt."""
+        return torch.from_numpy(self._reader.gather(rows, view))
 
-    def whole(self, batch: Batch, known: CacheError | None = None) -> UInt8[Tensor, "B R"]:
-        """The same, after records that cannot be read were made anew.
-
-        Args:
-            batch: on the host.
-            known: what an earlier look has found.
-
-        Raises:
-            CacheMiss, CacheCorrupt: they cannot be.
-        """
-        if known is None:
-            try:
-                return self.records(batch)
-            except CacheError as error:
-                known = error
-        self._mend(batch, known)
-        return self.records(batch)
+    def whole(self, batch: Batch) -> UInt8[Tensor, "B R"]:
+        """Those of a batch on the host, made anew where they cannot be read. Raises: CacheMiss, CacheCorrupt."""
+        rows = batch.rows.cpu().numpy()
+        try:
+            return self.records(rows, batch.view)
+        except CacheError as error:
+            self._mend(batch, error)
+        return self.records(rows, batch.view)
 
     def fingerprint(self) -> str:
         """Digest of the cache: what decides every record."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,7 @@ from kdscale.config.schema import DataConfig, StageSpec
 from kdscale.data.loader import TrainLoader, TrainViews
 from kdscale.data.split import carve
 from kdscale.data.store import Store
+from kdscale.data.views import Rows
 from kdscale.errors import CacheError
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.cache_need import CacheNeed
@@ -32,7 +33,10 @@ from kdscale.train.filler import Filler
 
 __all__ = ["RecordsAhead", "TeacherCache", "create_cache", "open_caches"]
 
-BATCHES_AHEAD = 2
+WINDOW = 16
+"""Batches whose records are read at once: a call costs much more than its rows, and stops training for a moment."""
+Records = dict[str, Tensor]
+"""Of one batch, (B, R) by teacher."""
 log = logging.getLogger(__name__)
 
 
@@ -104,25 +108,33 @@ class RecordsAhead:
         self.steps_per_epoch = loader.steps_per_epoch
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """As the loader's; two batches ahead of the consumer."""
-        ahead: deque[tuple[Batch, Future[dict[str, Tensor]]]] = deque()
+        """As the loader's; records are one to two windows ahead of the consumer."""
+        rows, view = self._loader.rows(epoch, start), self._loader.view_of(epoch)
         with ThreadPoolExecutor(1, "records") as pool, closing(self._loader.epoch(epoch, start)) as batches:
-            for batch in batches:
-                ahead.append((batch, pool.submit(self._records, batch)))
-                if len(ahead) > BATCHES_AHEAD:
-                    yield self._whole(*ahead.popleft())
-            while ahead:
-                yield self._whole(*ahead.popleft())
+            for batch, records in zip(batches, self._ahead(pool, rows, view), strict=True):
+                yield replace(batch, records=records or self._mended(batch))
 
-    def _records(self, batch: Batch) -> dict[str, Tensor]:
-        return {teacher.name: teacher.records(batch) for teacher in self._teachers}
+    def _ahead(self, pool: ThreadPoolExecutor, rows: list[Rows], view: int) -> Generator[Records, None, None]:
+        windows = [rows[first : first + WINDOW] for first in range(0, len(rows), WINDOW)]
+        ahead = deque(pool.submit(self._read, window, view) for window in windows[:2])
+        for coming in [*windows[2:], None, None][: len(windows)]:
+            found = ahead.popleft().result()
+            if coming is not None:
+                ahead.append(pool.submit(self._read, coming, view))
+            yield from found
 
-    def _whole(self, batch: Batch, found: Future[dict[str, Tensor]]) -> Batch:
+    def _read(self, window: list[Rows], view: int) -> list[Records]:
+        """The records of some batches, each batch's by teacher: none where some cannot be read."""
+        sizes = [len(rows) for rows in window]
         try:
-            records = found.result()
-        except CacheError:  # mended here, since the network computes on the training thread alone
-            records = {teacher.name: teacher.whole(batch) for teacher in self._teachers}
-        return replace(batch, records=records)
+            found = {t.name: torch.split(t.records(np.concatenate(window), view), sizes) for t in self._teachers}
+        except CacheError:
+            return [{}] * len(window)
+        return [{name: parts[index] for name, parts in found.items()} for index in range(len(window))]
+
+    def _mended(self, batch: Batch) -> Records:
+        """Records that could not be read ahead, made anew if need be: networks compute on this thread alone."""
+        return {teacher.name: teacher.whole(batch) for teacher in self._teachers}
 
 
 def open_caches(

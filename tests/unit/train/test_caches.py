@@ -1,21 +1,27 @@
-"""Which cache a student gets: just the one that was made from what it would be made from, or an error that says why."""
+"""Which cache a student gets, or why none; and how the records of its batches are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from kdscale.api import Batch
 from kdscale.cache.folder import CacheFolder
 from kdscale.cache.layout import Layout
 from kdscale.cache.manifest import Manifest, hash_of_rows
-from kdscale.errors import CacheMiss, CacheStale
+from kdscale.data.loader import TrainLoader
+from kdscale.errors import CacheCorrupt, CacheMiss, CacheStale
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.cache_need import CacheNeed
+from kdscale.teachers.cached import CachedTeacher
+from kdscale.train.caches import WINDOW, RecordsAhead
 
 ROWS = np.arange(20)
 NEED = CacheNeed(
@@ -108,3 +114,87 @@ def test_a_cache_that_is_taken_out_is_gone_at_once(fill: Fill, tmp_path: Path) -
     assert root.cache(NEED.identity("w")) is None
     assert not [p for p in root.caches.iterdir() if p.is_dir()]
     root.take_out_cache(NEED.identity("w"))
+
+
+# --------------------------------------------------------------------------- records of batches, read ahead
+
+STEPS = 2 * WINDOW + 3
+
+
+class MadeUpLoader(TrainLoader):
+    """Batches of two rows; epoch n shows view n."""
+
+    def __init__(self) -> None:
+        self.steps_per_epoch = STEPS
+
+    def view_of(self, epoch: int) -> int:
+        return epoch
+
+    def rows(self, epoch: int, start: int = 0) -> list[np.ndarray]:
+        return [np.array([step, 10 * step + epoch]) for step in range(start, STEPS)]
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        for rows in self.rows(epoch, start):
+            yield Batch(
+                torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2).long(), torch.from_numpy(rows), epoch
+            )
+
+
+@dataclass
+class MadeUpTeacher(CachedTeacher):
+    """Its records are the row and the view; rows in `lost` cannot be read before they are mended."""
+
+    name: str
+    lost: set[int] = field(default_factory=set)
+    reads: int = 0
+    mended: list[list[int]] = field(default_factory=list)
+
+    def records(self, rows: np.ndarray, view: int) -> Tensor:
+        self.reads += 1
+        if self.lost & set(rows.tolist()):
+            raise CacheCorrupt("lost", 0)
+        return torch.from_numpy(np.stack([rows % 256, rows // 256, np.full_like(rows, view)], 1).astype(np.uint8))
+
+    def whole(self, batch: Batch) -> Tensor:
+        rows = batch.rows.numpy()
+        if self.lost & set(rows.tolist()):
+            self.mended.append(rows.tolist())
+            self.lost.clear()
+        return self.records(rows, batch.view)
+
+
+def expected(rows: np.ndarray, view: int) -> Tensor:
+    return MadeUpTeacher("").records(rows, view)
+
+
+@pytest.mark.parametrize("start", [0, 1, WINDOW, 2 * WINDOW + 2, STEPS])
+def test_every_batch_carries_the_records_of_its_rows_from_every_teacher(start: int) -> None:
+    teachers = [MadeUpTeacher("a"), MadeUpTeacher("b")]
+    batches = list(RecordsAhead(MadeUpLoader(), teachers).epoch(3, start))
+    assert len(batches) == STEPS - start
+    for batch, rows in zip(batches, MadeUpLoader().rows(3, start), strict=True):
+        assert batch.rows.tolist() == rows.tolist()
+        assert {name: read.tolist() for name, read in batch.records.items()} == {
+            name: expected(rows, 3).tolist() for name in "ab"
+        }
+
+
+def test_reads_a_window_at_once_and_is_two_windows_ahead_at_most() -> None:
+    teacher = MadeUpTeacher("a")
+    batches = RecordsAhead(MadeUpLoader(), [teacher]).epoch(0)
+    next(batches)
+    batches.close()
+    assert teacher.reads <= 3
+    teacher.reads = 0
+    list(RecordsAhead(MadeUpLoader(), [teacher]).epoch(0))
+    assert teacher.reads == 3
+
+
+def test_what_cannot_be_read_ahead_is_mended_where_training_runs() -> None:
+    lost = int(MadeUpLoader().rows(0)[WINDOW + 1][0])
+    teacher = MadeUpTeacher("a", {lost})
+    batches = list(RecordsAhead(MadeUpLoader(), [teacher]).epoch(0))
+    [rows] = teacher.mended
+    assert lost in rows
+    for batch in batches:
+        assert batch.records["a"].tolist() == expected(batch.rows.numpy(), 0).tolist()
