@@ -24,12 +24,12 @@ demo: setup  ## teacher -> assistant -> student on Fashion-MNIST, tracked in MLf
 	$(PYTHON_IN) launch/sweep.py configs/quickstart.yaml
 
 lint: setup-test  ## format, lint and import layers
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff check .
-	PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
+	$(PYTHON_IN) -m ruff format --check .
+	$(PYTHON_IN) -m ruff check .
+	$(PYTHON_IN) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-cache
 
 types: setup-test  ## mypy, strict
-	$(VENV)/bin/mypy
+	$(PYTHON_IN) -m mypy
 
 test: lint types  ## everything that CI runs
 	$(PYTEST)

@@ -26,6 +26,8 @@ from kdscale.draws import hash64
 
 FILE = Path(__file__).with_name("numbers.json")
 B, C, FEATURES = 4, 5, (6, 3, 3)
+TAPS = {"fsp": 2}
+"""Of a loss that compares layers with each other."""
 
 
 def counted(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -34,14 +36,36 @@ def counted(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) / 2.0**52 - 1).reshape(shape)
 
 
+def answer(side: int, taps: int, *, pixels: bool) -> Outputs:
+    """Made-up outputs; with `pixels` the logits hang on them."""
+    features = [counted((B, *FEATURES), side + 2 + 2 * tap) for tap in range(taps)]
+    if not pixels:
+        return Outputs(3 * counted((B, C), side), features)
+    images = counted((B, 1, 8, 8), side + 2).requires_grad_()
+    return Outputs((images.flatten(1) @ counted((64, C), side)).sin(), features, images)
+
+
 def of_loss(name: str) -> list[float]:
     """A loss with its default options on made-up outputs."""
     cls = plugins.load("losses", name)
+    taps = TAPS.get(name, 1)
     torch.manual_seed(0)
-    loss = cls(cls.Config(), Shapes(C, [FEATURES], [FEATURES], train_rows=B)).double()
-    student, teacher = (Outputs(3 * counted((B, C), i), [counted((B, *FEATURES), i + 2)]) for i in (0, 1))
+    shapes = [FEATURES] * taps
+    loss = cls(cls.Config(), Shapes(C, shapes, shapes, train_rows=B)).double()
+    student, teacher = (answer(i, taps, pixels=loss.needs_input_grad) for i in (0, 1))
     batch = Batch(torch.zeros(B, 1, 8, 8, dtype=torch.uint8), torch.arange(B) % C, torch.arange(B), view=0)
     values: Tensor = loss(student, teacher, batch)
+    return [float(x) for x in values.detach().flatten()]
+
+
+def of_modifier(name: str) -> list[float]:
+    """A modifier with its default options: squared differences of the logits that it shows, as it weighs them."""
+    cls = plugins.load("modifiers", name)
+    torch.manual_seed(0)
+    modifier = cls(cls.Config(), Shapes(C, [FEATURES], [FEATURES], train_rows=B)).double()
+    batch = Batch(torch.zeros(B, 1, 8, 8, dtype=torch.uint8), torch.arange(B) % C, torch.arange(B), view=0)
+    student, teacher = modifier.before(answer(0, 1, pixels=False), answer(1, 1, pixels=False), batch)
+    values: Tensor = modifier.after((student.logits - teacher.logits).square().sum(1), batch)
     return [float(x) for x in values.detach().flatten()]
 
 
@@ -93,8 +117,12 @@ OWN: dict[str, Callable[[], Any]] = {"order": order, "split": split, "views": vi
 """What no plug-in decides."""
 
 
+MADE: dict[str, Callable[[str], Any]] = {"losses": of_loss, "modifiers": of_modifier, "models": of_model}
+"""By kind of plug-in."""
+
+
 def names() -> list[str]:
-    found = [f"{kind}.{name}" for kind in ("losses", "models") for name in plugins.available(kind)]
+    found = [f"{kind}.{name}" for kind in MADE for name in plugins.available(kind)]
     return found + [f"kdscale.{name}" for name in OWN]
 
 
@@ -103,8 +131,7 @@ def current(name: str) -> dict[str, Any]:
     kind, _, which = name.partition(".")
     if kind == "kdscale":
         return {"revision": NUMERICS, "numbers": OWN[which]()}
-    numbers = of_loss(which) if kind == "losses" else of_model(which)
-    return {"revision": plugins.load(kind, which).revision, "numbers": numbers}
+    return {"revision": plugins.load(kind, which).revision, "numbers": MADE[kind](which)}
 
 
 if __name__ == "__main__":
