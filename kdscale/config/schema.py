@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 Weight = float | str | dict[str, Any]
-"""A number, arithmetic over `params` (replaced by its value on loading), or a schedule such as {linear: [4, 1]}."""
+"""A number, arithmetic over `params` (replaced by its value on loading), or a schedule: arithmetic.SCHEDULES."""
 MeanOf = Literal["logits", "probabilities"]
 """What an ensemble averages of its members' answers."""
 
