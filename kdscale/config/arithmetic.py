@@ -68,7 +68,9 @@ def weight_of(weight: Any, params: Mapping[str, float]) -> Any:
     if name == "periodic" and found[2] <= 0:
         raise ConfigError(f"{{{name}: {numbers}}}: the number of periods must be above 0")
     if name == "warmup" and not 0 < found[1] <= 1:
-        raise ConfigError(f"{{{name}: {numbers}}}: it rises over a share of the stage: above 0, at most 1, such as 1/12")
+        raise ConfigError(
+            f"{{{name}: {numbers}}}: it rises over a share of the stage: above 0, at most 1, such as 1/12"
+        )
     return {name: found}
 
 

@@ -178,12 +178,17 @@ class StageFolder:
     def snapshot(self, selector: str) -> Path:
         """Where the weights under a selector (last, best, epoch:3, acc:0.9) lie, or would lie.
 
+        Args:
+            selector: with #TERM, of that term's trained parts.
+
         Raises:
             ConfigError: no such kind of selector.
         """
-        if not _SELECTOR.fullmatch(selector):
+        when, _, term = selector.partition("#")
+        if not _SELECTOR.fullmatch(when):
             raise ConfigError(f"no snapshot is called {selector!r}: last, best, epoch:N or acc:X")
-        return self.snapshots / selector.replace(":", "_") / "student.safetensors"
+        file = f"terms/{term}" if term else "student"
+        return self.snapshots / when.replace(":", "_") / f"{file}.safetensors"
 
     def request_cancel(self, reason: str) -> None:
         """Ask whoever runs or would run this stage not to; polled at step boundaries."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def test_warmup_rises_over_its_share_and_stays(weight: float, share: float, step
     values = [weight_schedule({"warmup": [weight, share]}, steps)(step) for step in range(steps + 1)]
     rise = share * steps
     assert values[0] == 0
-    assert all(a <= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a <= b for a, b in pairwise(values))
     assert all(math.isclose(v, weight * step / rise) for step, v in enumerate(values) if step < rise)
     assert all(v == weight for step, v in enumerate(values) if step >= rise)
 
@@ -49,5 +50,5 @@ def test_twenty_epochs_of_240_are_a_twelfth_of_the_stage() -> None:
 
 @pytest.mark.parametrize("wrong", [{"steps": [1, 2]}, {}, {"linear": [1]}, {"periodic": "often"}, {"warmup": [1]}])
 def test_what_is_no_schedule_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="is not a schedule|does not fit"):
+    with pytest.raises(ConfigError, match=r"is not a schedule|does not fit"):
         weight_schedule(wrong, 10)
