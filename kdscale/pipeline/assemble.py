@@ -233,9 +233,6 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
     teacher_taps = term.taps.teacher if term.taps else []
     if "features" in cls.needs and not student_taps:
         raise TapError(f"{where}: {term.name} compares features: set taps: {{student: [...], teacher: [...]}}")
-    for modifier in () if student_taps else term.modifiers:
-        if plugins.load("modifiers", modifier.name).needs_features:
-            raise TapError(f"{where}: {modifier.name} reads the student's features: set taps: {{student: [pooled]}}")
     student_at = [seen.wanted[None].index(name) for name in student_taps]
     teacher_at = [seen.wanted[teacher].index(name) for name in teacher_taps]
     shapes = Shapes(

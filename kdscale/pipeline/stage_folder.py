@@ -176,10 +176,7 @@ class StageFolder:
     # ------------------------------------------------------------------ marks
 
     def snapshot(self, selector: str) -> Path:
-        """Where the weights under a selector (last, best, epoch:3, acc:0.9) lie, or would lie.
-
-        Args:
-            selector: with #TERM, of that term's trained parts.
+        """Where the weights under a selector (last, best, epoch:3, acc:0.9; last#ft: a term's) lie, or would lie.
 
         Raises:
             ConfigError: no such kind of selector.
@@ -187,8 +184,7 @@ class StageFolder:
         when, _, term = selector.partition("#")
         if not _SELECTOR.fullmatch(when):
             raise ConfigError(f"no snapshot is called {selector!r}: last, best, epoch:N or acc:X")
-        file = f"terms/{term}" if term else "student"
-        return self.snapshots / when.replace(":", "_") / f"{file}.safetensors"
+        return self.snapshots / when.replace(":", "_") / f"{f'terms/{term}' if term else 'student'}.safetensors"
 
     def request_cancel(self, reason: str) -> None:
         """Ask whoever runs or would run this stage not to; polled at step boundaries."""
