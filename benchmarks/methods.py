@@ -208,14 +208,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_intermixed_args()
     sweep = [sys.executable, "launch/sweep.py", "configs/methods.yaml", *given.overrides, "--yes"]
-    done = subprocess.run([*sweep, "--runs", str(given.runs.absolute())], cwd=REPOSITORY, check=False)
+    running = subprocess.Popen([*sweep, "--runs", str(given.runs.absolute())], cwd=REPOSITORY)
+    try:
+        code = running.wait()
+    except KeyboardInterrupt:  # the sweep was asked too, and stops between two steps
+        return running.wait()
     newest = max(given.runs.glob("sweeps/methods-*/results.json"), key=lambda path: path.stat().st_mtime, default=None)
-    if done.returncode > 1 or newest is None:
-        return done.returncode
+    if code > 1 or newest is None:
+        return code
     command = shlex.join(["python", "-m", "benchmarks.methods", *given.overrides])
     for one in write(newest.parent, given.out.absolute(), command):
         print(_line(one))
-    return done.returncode
+    return code
 
 
 if __name__ == "__main__":
