@@ -27,15 +27,15 @@ WITHIN = 0.005
 """Top-1 in [0, 1]: half a point."""
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
-    """Mean difference second - first, and its two-sided 90 % interval without assuming equal variances."""
+def welch(first: Sequence[float], second: Sequence[float], level: float = 0.9) -> tuple[float, float, float]:
+    """Mean difference second - first, and its two-sided interval of that level without assuming equal variances."""
     parts = [statistics.variance(sample) / len(sample) for sample in (first, second)]
     error = math.sqrt(sum(parts))
     difference = statistics.mean(second) - statistics.mean(first)
     if not error:
         return difference, difference, difference
     weights = sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, (first, second), strict=True))
-    half = float(stdtrit(error**4 / weights, 0.95)) * error
+    half = float(stdtrit(error**4 / weights, (1 + level) / 2)) * error
     return difference, difference - half, difference + half
 
 

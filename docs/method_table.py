@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import ast
-import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"losses": "loss", "modifiers": "modifier", "strategies": "strategy", "models": "model", "datasets": "data set"}
+sys.path.insert(0, str(ROOT))
+
+from kdscale import plugins  # noqa: E402
+
+CHOSEN = {"losses": "loss", "modifiers": "modifier"}
+KINDS = {"strategies": "strategy", "models": "model", "datasets": "data set"}
 BEGIN, END = "<!-- methods: written by docs/method_table.py -->", "<!-- end of methods -->"
 
 
 def table() -> str:
-    """One row a plug-in: kind, name, idea, source."""
-    rows = [row(kind, path) for kind in KINDS for path in sorted((ROOT / "kdscale" / kind).glob("[!_]*.py"))]
-    return "\n".join(["| kind | name | idea | source |", "|---|---|---|---|", *rows])
+    """Losses and modifiers as `--list` has them, then one row for every other plug-in."""
+    chosen = [
+        [kind, link(folder, one), one.idea, one.taps, one.features, one.cacheable, one.relational, one.source]
+        for folder, kind in CHOSEN.items()
+        for one in (plugins.entry(folder, name) for name in plugins.available(folder))
+    ]
+    others = [
+        [kind, link(folder, one), one.idea, one.source]
+        for folder, kind in KINDS.items()
+        for one in (plugins.entry(folder, name) for name in plugins.available(folder))
+    ]
+    needs = ["needs taps", "needs features", "cacheable", "relational"]
+    first = rows(["kind", "name", "idea", *needs, "source"], chosen)
+    return f"{first}\n\n{rows(['kind', 'name', 'idea', 'source'], others)}"
 
 
-def row(kind: str, path: Path) -> str:
-    """The row of one file, from its module's docstring."""
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    idea = text.split("\n\n")[0].replace("\n", " ").rstrip(".")
-    cells = [KINDS[kind], f"[`{path.stem}`](kdscale/{kind}/{path.name})", idea, source(text)]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def link(folder: str, one: plugins.Entry) -> str:
+    """A plug-in's name, leading to its file."""
+    return f"[`{one.name}`](kdscale/{folder}/{one.name}.py)"
 
 
-def source(text: str) -> str:
-    """What follows `Source:`, up to the next key or sentence's end before a new paragraph."""
-    found = re.search(r"Source:\s*(.+?)(?=\n\s*\n|\n[A-Z]\w+:|\Z)", text, re.S)
-    return " ".join(found[1].split()).rstrip(".") if found else ""
+def rows(titles: list[str], cells: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [titles, ["---"] * len(titles), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def written(readme: str) -> str:

@@ -226,6 +226,8 @@ class Modifier(nn.Module):
 
     revision: ClassVar[int] = 1
     reads: ClassVar[Literal["logits", "probabilities", "nothing"]] = "nothing"
+    needs_features: ClassVar[bool] = False
+    """Of the student: a term that has it names taps."""
     normalise: ClassVar[Literal["batch", "selected"]] = "batch"
 
     def __init__(self, config: Any, shapes: Shapes) -> None:

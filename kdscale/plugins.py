@@ -12,11 +12,12 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdscale.errors import PluginError
 
@@ -28,8 +29,10 @@ __all__ = [
     "KINDS",
     "REQUIRED",
     "UNREADABLE",
+    "Entry",
     "available",
     "describe",
+    "entry",
     "load",
     "needs_teacher",
     "options",
@@ -82,6 +85,55 @@ def describe(kind: str) -> list[tuple[str, str]]:
     return lines
 
 
+class Entry(NamedTuple):
+    """What somebody who chooses a loss or modifier wants to know."""
+
+    name: str
+    idea: str
+    """The first paragraph of its file, as one line."""
+    source: str
+    taps: str
+    """Whether a term that uses it names taps: yes or no, as below."""
+    features: str
+    """Whether it reads features, and not logits alone."""
+    cacheable: str
+    """Whether a teacher's answers on disk serve it: yes; `pooled` if its taps are that; no; - without a teacher."""
+    relational: str
+    """Whether its value belongs to the samples of a batch together."""
+
+
+def entry(kind: str, name: str) -> Entry:
+    """Describe a loss or modifier, read from its file without importing it; of other kinds flags are empty."""
+    text = ast.get_docstring(ast.parse((_ROOT / kind / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    idea = " ".join(text.split("\n\n")[0].split()).rstrip(".")
+    found = re.search(r"Source:\s*(.+?)(?=\n\s*\n|\n[A-Z]\w+:|\Z)", text, re.S)
+    source = " ".join(found[1].split()).rstrip(".") if found else ""
+    return Entry(name, idea, source, *(_flags(kind, name) if kind in ("losses", "modifiers") else ("",) * 4))
+
+
+def _flags(kind: str, name: str) -> tuple[str, str, str, str]:
+    said = _attributes(kind, name)
+    features = "features" in said.get("needs", ()) or said.get("needs_features", False)
+    cacheable = "pooled" if kind == "losses" and features else "yes"
+    if said.get("needs_input_grad", False):
+        cacheable = "no"
+    elif not said.get("needs_teacher", True):
+        cacheable = "-"
+    yes = {True: "yes", False: "no"}
+    return yes[features], yes[features], cacheable, yes[said.get("relational", False)]
+
+
+def _attributes(kind: str, name: str) -> dict[str, Any]:
+    """Plain values that a plug-in's class sets, and frozen sets of them."""
+    found = {}
+    for node in _public_class(kind, name).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            is_set = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "frozenset"
+            found[ast.unparse(target)] = _default(node.value.args[0] if is_set else node.value)  # type: ignore[attr-defined]
+    return found
+
+
 @cache
 def options(kind: str, name: str) -> Mapping[str, Any] | None:
     """A plug-in's options with their defaults, read from its file without importing it.
@@ -105,12 +157,7 @@ def options(kind: str, name: str) -> Mapping[str, Any] | None:
 @cache
 def needs_teacher(loss: str) -> bool:
     """Whether a loss listens to a teacher, read from its file without importing it."""
-    for node in _public_class("losses", loss).body:
-        if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            if isinstance(target, ast.Name) and target.id == "needs_teacher":
-                return _default(node.value) is not False
-    return True
+    return _attributes("losses", loss).get("needs_teacher") is not False
 
 
 def _public_class(kind: str, name: str) -> ast.ClassDef:

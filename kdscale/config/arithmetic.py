@@ -12,8 +12,13 @@ from kdscale.errors import ConfigError
 
 __all__ = ["SCHEDULES", "evaluate", "names_in", "weight_of"]
 
-SCHEDULES = {"linear": 2, "periodic": 3}
-"""Numbers that each schedule takes: {linear: [first, last]}, {periodic: [first, last, periods]}."""
+SCHEDULES = {"linear": 2, "periodic": 3, "warmup": 2}
+"""Numbers that each schedule takes.
+
+{linear: [first, last]}               a straight line over the stage
+{periodic: [first, last, periods]}    that line, restarted so many times
+{warmup: [weight, share]}             rises from 0 over that share of the stage, such as 1/12, then stays
+"""
 
 _OPERATORS: dict[type, Callable[..., float]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -62,6 +67,10 @@ def weight_of(weight: Any, params: Mapping[str, float]) -> Any:
     found = [_not_below_zero(number, params) for number in numbers]
     if name == "periodic" and found[2] <= 0:
         raise ConfigError(f"{{{name}: {numbers}}}: the number of periods must be above 0")
+    if name == "warmup" and not 0 < found[1] <= 1:
+        raise ConfigError(
+            f"{{{name}: {numbers}}}: it rises over a share of the stage: above 0, at most 1, such as 1/12"
+        )
     return {name: found}
 
 

@@ -44,6 +44,8 @@ def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None
         _check_terms(name, spec)
         for key, text in _references(name, spec):
             _check_reference(key, text, stages)
+        for key, term in _terms_begun(name, spec):
+            _check_parts(key, term, stages)
     _check_order(stages)
 
 
@@ -71,6 +73,8 @@ def _references(name: str, spec: StageSpec) -> Iterator[tuple[str, str]]:
             yield f"stages.{name}.teachers.{role}.from", ref.from_
     if spec.init_from is not None:
         yield f"stages.{name}.init_from", spec.init_from.from_
+    for key, term in _terms_begun(name, spec):
+        yield key, str(term.init_from)
 
 
 def _check_reference(key: str, text: str, stages: Mapping[str, StageSpec]) -> None:
@@ -87,6 +91,28 @@ def _check_reference(key: str, text: str, stages: Mapping[str, StageSpec]) -> No
         raise KeyedError(key, f"{text}: {producer} has no validation accuracy to be judged by ({why}); use @last")
     if kind == "epoch" and int(value) > spec.train.epochs:
         raise KeyedError(key, f"{text}: {producer} trains for {spec.train.epochs} epochs")
+
+
+def _terms_begun(name: str, spec: StageSpec) -> Iterator[tuple[str, TermConfig]]:
+    """Terms whose trained parts start from those of another stage's term, with the key that says so."""
+    for pass_, terms in spec.passes.items():
+        for term in terms:
+            if term.init_from is not None:
+                yield f"{term_key(spec, name, pass_, term.id)}.init_from", term
+
+
+def _check_parts(key: str, term: TermConfig, stages: Mapping[str, StageSpec]) -> None:
+    producer, selector, part = parse_reference(str(term.init_from))
+    if selector != "last":
+        raise KeyedError(key, f"a term's parts are kept after the last epoch only; say {producer}#{part or term.id}")
+    known = {other.id: other.name for terms in stages[producer].passes.values() for other in terms}
+    wanted = part or term.id
+    if wanted not in known:
+        raise KeyedError(key, f"{producer} has no term {wanted}{hint(wanted, known)}")
+    if known[wanted] != term.name:
+        raise KeyedError(
+            key, f"{producer}'s term {wanted} is {known[wanted]}, whose parts are not those of {term.name}"
+        )
 
 
 def _check_order(stages: Mapping[str, StageSpec]) -> None:

@@ -126,6 +126,7 @@ def _terms(spec: StageSpec) -> list[tuple[str, Any]]:
 def _term(term: TermConfig, spec: StageSpec) -> dict[str, Any]:
     found = _fields(term)
     found.pop("id", None)
+    found.pop("init_from", None)  # which stage and term it is stands among the parents
     if len(spec.teachers) == 1:
         found.pop("teacher", None)  # naming the only teacher says nothing
     defaults = dict(plugins.options("losses", term.name) or {})

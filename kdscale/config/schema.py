@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 Weight = float | str | dict[str, Any]
-"""A number, arithmetic over `params` (replaced by its value on loading), or a schedule such as {linear: [4, 1]}."""
+"""A number, arithmetic over `params` (replaced by its value on loading), or a schedule: arithmetic.SCHEDULES."""
 MeanOf = Literal["logits", "probabilities"]
 """What an ensemble averages of its members' answers."""
 
@@ -158,6 +158,7 @@ class TermConfig(BaseModel):
     teacher: str | None = None
     taps: TapsConfig | None = None
     modifiers: list[ModifierConfig] = []
+    init_from: str | None = Field(None, description="STAGE or STAGE#TERM whose trained parts this term's start from")
     lr: float | None = Field(None, description="learning rate of the term's own parameters, as a factor of train.lr")
     weight_decay: float | None = None
 
@@ -201,7 +202,9 @@ class PluginsConfig(Model):
 class StageConfig(Model):
     """One stage as the user wrote it; train, data, engine and resources merge over the top level's."""
 
-    student: StudentConfig
+    student: StudentConfig | None = Field(
+        None, description="default: the network of the stage that it starts from, or of the one that starts from it"
+    )
     teachers: dict[str, TeacherRef] = {}
     losses: list[TermConfig] | None = None
     passes: dict[str, list[TermConfig]] | None = None

@@ -65,6 +65,7 @@ def _share(text: str) -> bool:
 
 def _stage(name: str, stage: StageConfig, top: Experiment, swept: Mapping[str, Any]) -> StageSpec:
     at = f"stages.{name}"
+    student = _network(name, top.stages)
     sections = {key: _section(getattr(top, key), getattr(stage, key), f"{at}.{key}") for key in MERGED}
     passes = stage.passes if stage.passes is not None else {"main": stage.losses or []}
     terms = {
@@ -73,7 +74,7 @@ def _stage(name: str, stage: StageConfig, top: Experiment, swept: Mapping[str, A
     }
     return StageSpec.model_construct(
         name=name,
-        student=_student(stage.student, f"{at}.student"),
+        student=_student(student, f"{at}.student"),
         teachers=stage.teachers,
         passes=terms,
         strategy=stage.strategy,
@@ -103,6 +104,29 @@ def _init(stage: StageConfig, at: str) -> InitFrom | None:
         said = "init_from.skip says it already" if stage.init_from else "there is no init_from to skip parts of"
         raise KeyedError(f"{at}.init_skip", said)
     return stage.init_from
+
+
+def _network(name: str, stages: Mapping[str, StageConfig]) -> StudentConfig:
+    """A stage's network; one that says none hands weights on to, or takes them from, a stage that does."""
+    own = stages[name].student
+    if own is not None:
+        return own
+    starts = {other: _source(stage) for other, stage in stages.items()}
+    related = [starts[name], *(other for other, source in starts.items() if source == name)]
+    found = [stages[other].student for other in related if other in stages]
+    networks = [network for network in found if network is not None]
+    if not networks:
+        said = "is missing: a stage has its own, that of its init_from, or that of a stage whose init_from it is"
+        raise KeyedError(f"stages.{name}.student", said)
+    if any(network != networks[0] for network in networks):
+        raise KeyedError(f"stages.{name}.student", "is missing, and the networks around it differ: name one")
+    return networks[0]
+
+
+def _source(stage: StageConfig) -> str:
+    """The stage that one starts from; empty for one that starts fresh."""
+    init = stage.init_from
+    return parse_reference(init.from_ if isinstance(init, InitFrom) else init)[0] if init else ""
 
 
 def _student(student: StudentConfig, at: str) -> StudentConfig:

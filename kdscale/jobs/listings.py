@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kdscale import plugins
+from kdscale.config.reading import SHIPPED
 from kdscale.errors import ConfigError
 
 __all__ = ["plugins_of", "schema"]
 
+CHOSEN = ("losses", "modifiers")
+"""Kinds of which a table helps to choose, and one plug-in can be asked about."""
+WIDTH = 100
+"""Columns of the tables, where the terminal has as many."""
 LISTED = ("losses", "modifiers", "strategies", "models", "datasets")
 
 
@@ -28,16 +35,22 @@ def plugins_of(words: Sequence[str]) -> int:
     """Print the plug-ins of one kind, or a model's taps.
 
     Args:
-        words: `losses`, or `taps MODEL [KEY=VALUE ...]`, where keys are the model's arguments, or `size`,
-            `channels` and `classes` of the data.
+        words: `losses`, `losses NAME`, or `taps MODEL [KEY=VALUE ...]`, where keys are the model's arguments, or
+            `size`, `channels` and `classes` of the data.
 
     Raises:
         ConfigError: no such kind.
     """
     if words[0] == "taps":
         return _taps(words[1:])
+    if words[0] in CHOSEN and len(words) <= 2:
+        _choose(*words)
+        return 0
     if words[0] not in LISTED or len(words) > 1:
-        raise ConfigError(f"--list {' '.join(words)}: say one of {', '.join(LISTED)}, or taps MODEL [KEY=VALUE ...]")
+        raise ConfigError(
+            f"--list {' '.join(words)}: say one of {', '.join(LISTED)}, a name after the first two, or taps MODEL "
+            "[KEY=VALUE ...]"
+        )
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, line in plugins.describe(words[0]):
         table.add_row(name, line)
@@ -47,6 +60,59 @@ def plugins_of(words: Sequence[str]) -> int:
         table.add_row("package.module:Class", "your own nn.Module (plugins.path, plugins.allow)")
     Console().print(table)
     return 0
+
+
+def _choose(kind: str, name: str | None = None) -> None:
+    """The table of a kind; or of one plug-in everything, its source in full and its options too."""
+    console = Console(highlight=False)
+    console = Console(width=min(WIDTH, console.width) if console.is_terminal else WIDTH, highlight=False)
+    if name is None:
+        console.print(_table([plugins.entry(kind, one) for one in plugins.available(kind)]))
+        console.print(LEGEND.format(kind=kind), style="dim", markup=False)
+        return
+    plugins.load(kind, name)
+    console.print(_details(kind, plugins.entry(kind, name)))
+
+
+LEGEND = """
+needs taps   a term names them: taps: {{student: [...], teacher: [...]}}
+cacheable    a teacher's answers on disk serve it; pooled: where its taps are that, with
+             cache: {{pooled: true}}
+relational   its value belongs to the samples of a batch together
+--list {kind} NAME tells all about one: its options, and its source in full"""
+
+
+def _table(entries: Sequence[plugins.Entry]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("name", no_wrap=True)
+    table.add_column("idea", ratio=1)
+    table.add_column("source", no_wrap=True)
+    for title in ("needs\ntaps", "needs\nfeat.", "cache-\nable", "rela-\ntional"):
+        table.add_column(title)
+    for one in entries:
+        row = (one.name, one.idea, _short(one.source), one.taps, one.features, one.cacheable, one.relational)
+        table.add_row(*(escape(cell) for cell in row))
+    return table
+
+
+def _short(source: str) -> str:
+    """A source's number or venue."""
+    found = re.search(r"arXiv:[\d.]+\d|[A-Z][A-Za-z]{2,} \d{4}", source)
+    return found[0] if found else ""
+
+
+def _details(kind: str, one: plugins.Entry) -> Table:
+    table = Table.grid(padding=(0, 2))
+    rows = [(one.name, one.idea), ("source", one.source), ("needs taps", one.taps), ("needs features", one.features)]
+    rows += [("cacheable", one.cacheable), ("relational", one.relational)]
+    for option, field in plugins.load(kind, one.name).Config.model_fields.items():
+        default = json.dumps(field.get_default(call_default_factory=True))
+        rows.append((option, f"{default}   {field.description or ''}".rstrip()))
+    if (SHIPPED / "methods" / f"{one.name}.yaml").exists():
+        rows.append(("try it", f"python launch/sweep.py kdscale:methods/{one.name}.yaml"))
+    for label, text in rows:
+        table.add_row(escape(label), escape(text))
+    return table
 
 
 def _taps(words: Sequence[str]) -> int:

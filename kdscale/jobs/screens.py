@@ -86,7 +86,7 @@ def _sources(plan: Plan, stage: PlannedStage) -> list[str]:
         if role.startswith("cache:"):
             found[_cache_name(plan, source)] = None
         elif role != "data":
-            found[source.name if selector == "last" else f"{source.name}@{selector}"] = None
+            found[f"{source.name}@{selector}".replace("@last", "")] = None
     return list(found)
 
 

@@ -87,10 +87,16 @@ def _shortened(stage: PlannedStage) -> PlannedStage:
     data |= {"limit": rows, "limit_test": ROWS_HELD_OUT}
     spec |= {"train": train, "data": data, "expect": None}
     keep = [k for k in stage.definition.get("keep", []) if not k.startswith(("epoch:", "acc:"))]
-    parents = {role: {**parent, "selector": "last"} for role, parent in stage.definition["parents"].items()}
+    parents = {role: {**parent, "selector": _last(parent)} for role, parent in stage.definition["parents"].items()}
     caches = {role: _small(cache["need"], rows) for role, cache in stage.definition.get("caches", {}).items()}
     changes = {"spec": spec, "keep": keep, "parents": parents, "caches": caches}
     return replace(stage, definition=stage.definition | changes)
+
+
+def _last(parent: dict[str, Any]) -> str:
+    """What is taken from a parent, of its last epoch: its network, or a term's parts."""
+    _, sign, term = str(parent["selector"]).partition("#")
+    return f"last{sign}{term}"
 
 
 def _small(need: dict[str, Any], rows: int) -> dict[str, Any]:

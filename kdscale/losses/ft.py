@@ -2,21 +2,22 @@
 
 Source: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", arXiv:1802.04977,
 form and layers as in the authors' code. `distance: at_like` is RepDistiller's: the factors' attention maps.
-Deviation: the paraphraser learns beside the student, not in a stage before it. It sees the reconstruction alone (a
-mean of squares, the authors' code of magnitudes), and the factor that it gives the student is detached: neither
-disturbs the other, but the student's target moves at first.
+Stages: the paraphraser learns in a stage before (`distance: none`), from which the student's term takes it by its
+`init_from`, with `reconstruction: 0`, which leaves it as it is. Deviation: without such a stage it learns beside the
+student, whose target moves at first. It sees the reconstruction alone (a mean of squares, the authors' code of
+magnitudes), and the factor that it gives the student is detached: neither disturbs the other.
 Reduction: `l1` is the mean over all elements of a factor, `l1_sum` and `l2` the norm of each sample's difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +26,7 @@ from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
 
 __all__ = ["FactorTransfer"]
 
-Distance = Literal["l1", "l1_sum", "l2", "at_like"]
+Distance = Literal["l1", "l1_sum", "l2", "at_like", "none"]
 
 
 class FactorTransfer(Loss):
@@ -35,10 +36,16 @@ class FactorTransfer(Loss):
         """Options."""
 
         rate: float = Field(0.5, gt=0, description="channels of a factor, as a share of the teacher's map")
-        distance: Distance = "l1"
+        distance: Distance = Field("l1", description="none: reconstruction alone, for the paraphraser's own stage")
         reconstruction: float = Field(0.002, ge=0, description="weight of the paraphraser's own loss in this term")
         reconstruct: Literal["mse", "l1"] = "mse"
         translator_bn: bool = Field(False, description="BatchNorm in the translator, as RepDistiller has it")
+
+        @model_validator(mode="after")
+        def _something_is_asked_for(self) -> FactorTransfer.Config:
+            if self.distance == "none" and not self.reconstruction:
+                raise ValueError("distance: none leaves the reconstruction, which needs a weight above 0")
+            return self
 
     config: Config
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
@@ -49,24 +56,26 @@ class FactorTransfer(Loss):
         for (own, *_), (theirs, *_) in paired_shapes("ft", shapes.student, shapes.teacher):
             factor = max(1, round(config.rate * theirs))
             self.paraphrasers.append(Paraphraser(theirs, factor))
-            self.translators.append(_layers(nn.Conv2d, (own, own, factor, factor), batch_norm=config.translator_bn))
+            if config.distance != "none":
+                widths = (own, own, factor, factor)
+                self.translators.append(_layers(nn.Conv2d, widths, batch_norm=config.translator_bn))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's distance plus its weighted error of reconstruction. Raises: ShapeError."""
-        parts = zip(self.paraphrasers, self.translators, map_sides("ft", student, teacher), strict=True)
+        sides = map_sides("ft", student, teacher)
         with torch.autocast(student.logits.device.type, enabled=False):
-            values: list[Tensor] = [self._pair(p, t, *sides) for p, t, sides in parts]
+            values = [value for index, pair in enumerate(sides) for value in self._parts(index, *pair)]
         return torch.stack(values).sum(dim=0)
 
-    def _pair(self, paraphrase: nn.Module, translate: nn.Module, own: Tensor, theirs: Tensor) -> Tensor:
-        factor, restored = paraphrase(theirs)
-        value: Tensor = factor_distance(translate(own), factor.detach(), self.config.distance)
-        if self.config.reconstruction == 0:
-            return value
-        gap = restored - theirs
-        error = gap.square() if self.config.reconstruct == "mse" else gap.abs()
-        total: Tensor = value + self.config.reconstruction * error.flatten(1).mean(dim=1)
-        return total
+    def _parts(self, index: int, own: Tensor, theirs: Tensor) -> Iterator[Tensor]:
+        """Each sample's distance of factors, and its error of reconstruction, as far as they are asked for."""
+        factor, restored = self.paraphrasers[index](theirs)
+        if self.config.distance != "none":
+            yield factor_distance(self.translators[index](own), factor.detach(), self.config.distance)
+        if self.config.reconstruction:
+            gap = restored - theirs
+            error = gap.square() if self.config.reconstruct == "mse" else gap.abs()
+            yield self.config.reconstruction * error.flatten(1).mean(dim=1)
 
 
 class Paraphraser(nn.Module):

@@ -7,6 +7,8 @@ Reduction: none; the values keep their own, and may become negative.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -29,6 +31,7 @@ class PrimeAwareWeights(Modifier):
         eps: float = Field(1e-6, ge=0, description="added to the variance")
 
     config: Config
+    needs_features: ClassVar[bool] = True
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
         super().__init__(config, shapes)

@@ -46,4 +46,15 @@ def _periodic(arguments: Any, total_steps: int) -> Callable[[int], float]:
     return lambda step: first + (last - first) * (step % span) / span
 
 
-SCHEDULES: dict[str, Callable[[Any, int], Callable[[int], float]]] = {"linear": _linear, "periodic": _periodic}
+def _warmup(arguments: Any, total_steps: int) -> Callable[[int], float]:
+    """[weight, share]: a straight line from 0 over the first `share` of the steps, then `weight` to the end."""
+    weight, share = (float(x) for x in arguments)
+    rise = share * total_steps
+    return lambda step: weight * min(1.0, step / rise)
+
+
+SCHEDULES: dict[str, Callable[[Any, int], Callable[[int], float]]] = {
+    "linear": _linear,
+    "periodic": _periodic,
+    "warmup": _warmup,
+}

@@ -176,14 +176,15 @@ class StageFolder:
     # ------------------------------------------------------------------ marks
 
     def snapshot(self, selector: str) -> Path:
-        """Where the weights under a selector (last, best, epoch:3, acc:0.9) lie, or would lie.
+        """Where the weights under a selector (last, best, epoch:3, acc:0.9; last#ft: a term's) lie, or would lie.
 
         Raises:
             ConfigError: no such kind of selector.
         """
-        if not _SELECTOR.fullmatch(selector):
+        when, _, term = selector.partition("#")
+        if not _SELECTOR.fullmatch(when):
             raise ConfigError(f"no snapshot is called {selector!r}: last, best, epoch:N or acc:X")
-        return self.snapshots / selector.replace(":", "_") / "student.safetensors"
+        return self.snapshots / when.replace(":", "_") / f"{f'terms/{term}' if term else 'student'}.safetensors"
 
     def request_cancel(self, reason: str) -> None:
         """Ask whoever runs or would run this stage not to; polled at step boundaries."""

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdscale import checkpoint, ranks
-from kdscale.api import Batch, DatasetInfo, Engine, Teacher
+from kdscale.api import Batch, DatasetInfo, Engine, Strategy, Teacher
 from kdscale.config.schema import StageSpec
 from kdscale.data.loader import EvalLoader, TrainLoader
 from kdscale.data.staging import open_staged
 from kdscale.data.store import Store
 from kdscale.engines.ddp import DdpEngine
 from kdscale.engines.deepspeed import DeepSpeedEngine
-from kdscale.errors import StageError
+from kdscale.errors import ShapeError, StageError
 from kdscale.nn.network import Network
 from kdscale.nn.sync_bn import average_buffers, to_sync_bn
 from kdscale.nn.weights import fit_tensors
@@ -113,6 +113,11 @@ class Parts:
                 for name, buffer in buffers.items():
                     buffer.copy_(own[name])
 
+    def tensors(self, term: str = "") -> dict[str, Tensor]:
+        """Copies of the network's weights, or of a term's: on a CPU the originals go on changing."""
+        module = self.assembled.strategy.get_submodule(f"terms.{term}") if term else self.network.model
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+
     def blank_image(self) -> Tensor:
         """One black image as the loader yields it."""
         shape = (1, self.train_loader.channels, self.size, self.size)
@@ -159,6 +164,7 @@ def build(
     )
     if "init_from" in parents:
         _initialise(assembled.network.model, parents["init_from"], spec)
+    _begin_terms(assembled.strategy, parents, spec)
     _make_ready(assembled, spec, definition.get("frozen", []), device)
     live = {name: _live(name, network, spec, device) for name, network in assembled.teachers.items()}
     opened = open_caches(definition, root, consumed, store)
@@ -223,6 +229,23 @@ def store_of_stage(definition: Mapping[str, Any], root: Root, stage_to: str | No
     if folder is None or folder.state()["state"] != "done":
         raise StageError(f"{definition['name']}: its data is not converted yet ({digest[:12]})")
     return open_staged(folder.path / "store", stage_to, alive)
+
+
+def _begin_terms(strategy: Strategy, parents: Mapping[str, Parent], spec: StageSpec) -> None:
+    """Start terms' trained parts from those that another stage's term ended with."""
+    for term in (term for terms in spec.passes.values() for term in terms if term.init_from is not None):
+        file = parents[f"terms.{term.id}"].weights
+        assert file is not None
+        module, saved = strategy.get_submodule(f"terms.{term.id}"), load_file(file)
+        own = {name: tensor.shape for name, tensor in module.state_dict().items()}
+        wrong = [name for name, tensor in saved.items() if own.get(name) != tensor.shape]
+        if wrong or not saved:
+            said = f"{wrong[0]} does not fit" if wrong else "it has no trained parts"
+            raise ShapeError(
+                f"stages.{spec.name}.losses.{term.id}.init_from: {term.init_from}: {said}; give both terms the same "
+                "options and taps"
+            )
+        module.load_state_dict(saved, strict=False)
 
 
 def _initialise(model: nn.Module, parent: Parent, spec: StageSpec) -> None:

@@ -68,9 +68,9 @@ def _terms(strategy: Strategy, batch: Batch, taught: Mapping[str, Outputs]) -> l
 
 def _gradient_norm(strategy: Strategy, term: Weighted, *, last: bool) -> float:
     """Of a term, whose graph the terms after it need too; the last one gives its memory back while it runs."""
-    if not term.value.requires_grad:
-        return 0.0
     parameters = [p for p in strategy.student.parameters() if p.requires_grad]
+    if not term.value.requires_grad or not parameters:
+        return 0.0
     found = torch.autograd.grad(term.weight * term.value, parameters, retain_graph=not last, allow_unused=True)
     norms = [gradient.norm() for gradient in found if gradient is not None]
     return torch.stack(norms).norm().item() if norms else 0.0

@@ -160,15 +160,17 @@ class _StageRun:
         with parts.exported_weights():
             if not self.main:
                 return
-            # copies: on a CPU the tensors are the network's own, which has its live weights again when they are written
-            tensors = {k: v.detach().cpu().contiguous().clone() for k, v in parts.network.model.state_dict().items()}
-        target = self.folder.snapshots / selector.replace(":", "_") / "student.safetensors"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.aside(target) as side:
-            # one entry: the format's writer orders several by chance, and equal weights must be equal files
-            save_file(tensors, side, metadata={"made_by": f"{self.digest}@{selector}"})
+            wanted = [selector, *(k for k in self.definition["keep"] if k.startswith(f"{selector}#"))]
+            kept = {name: parts.tensors(name.partition("#")[2]) for name in wanted}
         weights = dict(self.folder.state().get("weights", {}))
-        self._say(weights=weights | {selector: checkpoint.file_hash(target)})
+        for name, tensors in kept.items():
+            target = self.folder.snapshot(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic.aside(target) as side:
+                # one entry: the format's writer orders several by chance, and equal weights must be equal files
+                save_file(tensors, side, metadata={"made_by": f"{self.digest}@{name}"})
+            weights[name] = checkpoint.file_hash(target)
+        self._say(weights=weights)
 
     def _progress(self, state: LoopState, metrics: Mapping[str, float]) -> None:
         del metrics

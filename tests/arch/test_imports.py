@@ -42,7 +42,13 @@ def test_help_loads_nothing_heavy(script: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["losses", "modifiers", "strategies", "models", "datasets", "teachers"])
 def test_plugins_are_described_without_importing_them(kind: str) -> None:
-    assert loaded_after(f"from kdscale import plugins\nassert all(plugins.describe({kind!r}))") == set()
+    assert (
+        loaded_after(
+            f"from kdscale import plugins\nassert all(plugins.describe({kind!r}))\n"
+            f"assert all(plugins.entry({kind!r}, name).idea for name in plugins.available({kind!r}))"
+        )
+        == set()
+    )
 
 
 def run_apart(code: str) -> None:

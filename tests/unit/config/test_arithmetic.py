@@ -48,9 +48,10 @@ def test_nothing_else_is_understood(text: str) -> None:
     [
         ("1 - lam", r"1 - lam is -0\.5 here \(lam 1\.5\)"), (-1, "-1: a weight is a number that is not below 0"),
         (math.inf, "not below 0"), (math.nan, "not below 0"), (True, "no weight"), (None, "no weight"),
-        ({"linaer": [1, 2]}, "no schedule; there are: linear, periodic"), ({}, "no schedule"),
+        ({"linaer": [1, 2]}, "no schedule; there are: linear, periodic, warmup"), ({}, "no schedule"),
         ({"linear": [1]}, "takes a list of 2 numbers"), ({"linear": 1}, "takes a list"),
         ({"linear": [1, -1]}, "not below 0"), ({"periodic": [1, 2, 0]}, "periods must be above 0"),
+        ({"warmup": [1, 0]}, "a share of the stage: above 0"), ({"warmup": [1, 20]}, "at most 1"),
         ("lm", r"lm is not in params \(lam\)"),
     ],
 )  # fmt: skip
@@ -62,4 +63,5 @@ def test_weights_that_are_none(weight: Any, said: str) -> None:
 def test_schedules_that_are_accepted_are_those_that_train() -> None:
     assert SCHEDULES.keys() == schedules.SCHEDULES.keys()
     for name, count in SCHEDULES.items():
-        assert schedules.weight_schedule({name: [4.0, 1.0, 2.0][:count]}, 10)(0) == 4
+        weight = schedules.weight_schedule({name: [4.0, 1.0, 2.0][:count]}, 10)
+        assert all(0 <= weight(step) <= 4 for step in range(10))

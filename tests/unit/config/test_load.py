@@ -183,3 +183,31 @@ def test_references(text: str, parts: tuple[str, str, str]) -> None:
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(ConfigError, match="say STAGE"):
         parse_reference(text)
+
+
+# --------------------------------------------------------------------------- networks and parts taken from other stages
+
+
+def test_a_stage_without_a_network_has_that_of_the_stage_it_starts_or_starts_from(load_text: Loading) -> None:
+    before = "stages.init={init_skip: [], losses: [{name: ce}]}"
+    after = "stages.tuned={init_from: 'teacher@best', losses: [{name: ce}]}"
+    found = stages(load_text("data: {val_fraction: 0.1}\n", before, "stages.student.init_from=init", after))
+    assert found["init"].student == found["student"].student
+    assert found["tuned"].student == found["teacher"].student
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["stages.x={losses: [{name: ce}]}"], r"stages\.x\.student: is missing: a stage has its own"),
+        (["stages.x={losses: [{name: ce}]}", "stages.student.init_from=x", "stages.teacher.init_from=x"],
+         r"stages\.x\.student: is missing, and the networks around it differ"),
+        (["stages.student.losses.kd.init_from=teacher"], r"kd\.init_from: teacher has no term kd"),
+        (["stages.student.losses.kd.init_from=teacher#ce"], r"kd\.init_from: teacher's term ce is ce, whose parts"),
+        (["stages.student.losses.kd.init_from=teacher@epoch:1"], r"after the last epoch only; say teacher#kd"),
+        (["stages.student.losses.kd.init_from=techer"], r"kd\.init_from: techer is no stage; did you mean teacher"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_taken_from_another_stage(load_text: Loading, overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_text("", *overrides)

@@ -131,3 +131,22 @@ def test_unpaired_taps_are_refused() -> None:
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         FactorTransfer.Config(**options)
+
+
+@given(seed=st.integers(0, 999))
+def test_without_a_distance_the_reconstruction_is_left(seed: int) -> None:
+    student, teacher = draw(seed, *STUDENT).requires_grad_(), draw(seed + 1, *TEACHER)
+    alone, both = loss(distance="none", reconstruction=2.0), loss(reconstruction=2.0)
+    both.paraphrasers.load_state_dict(alone.paraphrasers.state_dict())
+    values = value(alone, student, teacher)
+    gap = alone.paraphrasers[0](teacher)[1] - teacher
+    torch.testing.assert_close(values, 2 * gap.square().flatten(1).mean(1))
+    factor = both.paraphrasers[0](teacher)[0]
+    own = factor_distance(both.translators[0](student), factor, "l1")
+    torch.testing.assert_close(value(both, student, teacher), values + own)
+    assert not list(alone.translators.parameters())
+
+
+def test_no_distance_and_no_reconstruction_is_nothing() -> None:
+    with pytest.raises(ValueError, match=r"distance: none leaves the reconstruction"):
+        FactorTransfer.Config(distance="none", reconstruction=0)
