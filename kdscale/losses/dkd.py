@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
@@ -71,11 +70,11 @@ def decoupled(
 
 def _parts(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of (label's, all others') probability, (B, 2), and of the others' among themselves, (B, C - 1)."""
-    size, classes = logits.shape
     logits = logits.log_softmax(dim=1)  # a sum of exponentials far from 0 would lose digits
-    is_label = one_hot(labels, classes).bool()
-    others = logits[~is_label].view(size, classes - 1)
-    pair = torch.stack([logits[is_label], others.logsumexp(dim=1)], dim=1)
+    label = labels[:, None]
+    place = torch.arange(logits.shape[1] - 1, device=labels.device)
+    others = logits.gather(1, place + (place >= label))  # by a mask the host would wait for their number
+    pair = torch.cat([logits.gather(1, label), others.logsumexp(dim=1, keepdim=True)], dim=1)
     return pair.log_softmax(dim=1), others.log_softmax(dim=1)
 
 
