@@ -58,7 +58,7 @@ def batch(step: int) -> Batch:
     rng = torch.Generator().manual_seed(step)
     images = torch.randint(0, 256, (COUNT, 1, 6, 6), dtype=torch.uint8, generator=rng)
     labels = torch.randint(0, CLASSES, (COUNT,), generator=rng)
-    return Batch(images, labels, 5 * step + torch.arange(COUNT), view=0, step=step)
+    return Batch(images, labels, 4 * step + torch.arange(COUNT), view=0, step=step)
 
 
 def made(case: Case, *, norm: bool) -> Strategy:
