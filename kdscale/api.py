@@ -202,6 +202,8 @@ class Loss(nn.Module):
     relational: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
     needs_input_grad: ClassVar[bool] = False
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """How the names of its parameters begin that never take weight decay, such as variances."""
 
     def __init__(self, config: Any, shapes: Shapes) -> None:
         super().__init__()

@@ -7,15 +7,15 @@ computes it, before or after a resume.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from kdscale.config.schema import TrainConfig
+from kdscale.config.schema import TermConfig, TrainConfig
 
-__all__ = ["OwnRate", "learning_rate", "make_optimizer"]
+__all__ = ["OwnRate", "learning_rate", "make_optimizer", "own_rates"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,21 @@ class OwnRate:
     weight_decay: float | None = None
 
 
+def own_rates(term: TermConfig, undecayed: Sequence[str]) -> dict[str, OwnRate]:
+    """How a term's parts are optimised where they are not optimised like the student, by prefix of parameters' names.
+
+    Args:
+        term: as configured: `lr` and `weight_decay` go for its loss's parts and its modifiers'.
+        undecayed: how the names of the loss's parameters begin that take no weight decay all the same.
+    """
+    factor = 1.0 if term.lr is None else term.lr
+    found = {f"terms.{term.id}.{part}": OwnRate(factor, 0.0) for part in undecayed}
+    if term.lr is not None or term.weight_decay is not None:
+        own = OwnRate(factor, term.weight_decay)
+        found |= {f"terms.{term.id}.": own, f"modifiers.{term.id}.": own}
+    return found
+
+
 def make_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]], train: TrainConfig, own: Mapping[str, OwnRate]
 ) -> torch.optim.Optimizer:
@@ -34,7 +49,7 @@ def make_optimizer(
     Args:
         parameters: names and parameters of the strategy.
         train: kind and hyper-parameters.
-        own: own rates, by prefix of the parameters' names.
+        own: own rates, by prefix of the parameters' names; of several that fit, the first.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in parameters:

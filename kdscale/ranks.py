@@ -25,6 +25,7 @@ __all__ = [
     "mean_",
     "rank",
     "sum_",
+    "sum_with_gradient",
     "world",
 ]
 
@@ -103,7 +104,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 class SumAcrossRanks(torch.autograd.Function):
-    """Sum over ranks whose backward sums the gradients over ranks (its exact adjoint)."""
+    """Sum over ranks whose backward sums the gradients over ranks (its exact adjoint), as often as wanted."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -111,7 +112,8 @@ class SumAcrossRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return sum_(grads[0].clone())
+        # through itself: a sum in place would be left out of a second derivative
+        return sum_with_gradient(grads[0])
 
 
 def sum_with_gradient(tensor: Tensor) -> Tensor:
@@ -131,7 +133,7 @@ class GatherFromRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return sum_(grads[0].clone()).narrow(0, rank() * ctx.rows, ctx.rows)
+        return sum_with_gradient(grads[0]).narrow(0, rank() * ctx.rows, ctx.rows)
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ engine.json                    the step, the loss scale, and how the state is sh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,17 @@ def write_buffers(folder: Path, module: nn.Module) -> None:
 
 @torch.no_grad()
 def restore_buffers(folder: Path, module: nn.Module) -> None:
-    """Read this rank's buffers; what another number of ranks wrote is averaged."""
+    """Read this rank's buffers; what another number of ranks wrote is averaged, unless they all held the same."""
     files = sorted(folder.glob("buffers_rank*.safetensors"))
     chosen = [load_file(file) for file in ([folder / _of_rank("buffers")] if len(files) == ranks.world() else files)]
     for name, buffer in module.named_buffers():
         values = [tensors[name] for tensors in chosen]
-        mean = values[0] if len(values) == 1 else torch.stack([v.double() for v in values]).mean(0)
-        buffer.copy_(mean.to(buffer.dtype))
+        buffer.copy_(values[0] if _alike(values) else torch.stack([v.double() for v in values]).mean(0))
+
+
+def _alike(values: Sequence[Tensor]) -> bool:
+    """Whether all are equal: a mean would round them, and hold copies in float64 of what may be large."""
+    return all(torch.equal(value, values[0]) for value in values[1:])
 
 
 def _of_rank(kind: str) -> str:

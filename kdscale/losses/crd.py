@@ -10,6 +10,7 @@ Reduction: per sample, both directions added up.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -60,6 +61,7 @@ class Contrastive(Loss):
             bank = nn.init.uniform_(torch.empty(shapes.train_rows, config.dimensions), -bound, bound)
             self.register_buffer(name, bank)
         self.register_buffer("labels", torch.full((shapes.train_rows,), -1))
+        self._z_seen = -1  # the version of log_z that was found to be set
         self.register_buffer("log_z", torch.full((2,), math.nan, dtype=torch.float64))  # nan: before the first batch
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
@@ -69,8 +71,8 @@ class Contrastive(Loss):
         with torch.autocast(own.device.type, enabled=False):
             values = self.contrast(own, theirs, torch.cat([batch.rows[:, None], others], dim=1))
         if self.training:
-            rows, labels = ranks.gather_with_gradient(batch.rows), ranks.gather_with_gradient(batch.labels)
-            self.labels[rows] = labels
+            known = ranks.gather_with_gradient(torch.stack([batch.rows, batch.labels]).T)
+            self.labels[known[:, 0]] = known[:, 1]
         return values
 
     def contrast(
@@ -79,26 +81,37 @@ class Contrastive(Loss):
         """Contrast with the banks at `rows`, each sample's own first; in training, update the banks behind that."""
         embedded = [functional.normalize(self.embed_s(student), eps=1e-6)]
         embedded.append(functional.normalize(self.embed_t(teacher), eps=1e-6))
-        banks = [self.memory_s, self.memory_t]
-        values = [self._direction(i, embedded[i], banks[1 - i].clone(), rows) for i in range(2)]
+        banks = [self.memory_t, self.memory_s]
+        scores = [self._scores(*pair, rows) for pair in zip(embedded, banks, strict=True)]
+        if not self._knows_z():
+            self._set_z(scores)
+        values = [noise_contrast(scores[i] - self.log_z[i].to(scores[i].dtype), len(self.labels)) for i in range(2)]
         if self.training:
-            for bank, embedding in zip(banks, embedded, strict=True):
-                self._update(bank, embedding.detach(), rows[:, 0])
+            self._update(torch.cat(embedded, dim=1).detach(), rows[:, 0])
         return values[0] + values[1]
 
-    def _direction(self, i: int, anchor: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
-        scores = (anchor @ bank.mT).gather(1, rows) / self.config.temperature
-        if self.log_z[i].isnan():
-            mean = ranks.mean_(scores.detach().double().exp().mean())
-            self.log_z[i] = mean.log() + math.log(len(bank))
-        return noise_contrast(scores - self.log_z[i].to(scores.dtype), len(bank))
+    def _scores(self, anchor: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+        return (anchor @ bank.clone().mT).gather(1, rows) / self.config.temperature
+
+    def _knows_z(self) -> bool:
+        """Whether Z is there, the same on all ranks; asks the device only after something has written to it."""
+        if self._z_seen != self.log_z._version and not self.log_z.isnan().any():
+            self._z_seen = self.log_z._version
+        return self._z_seen == self.log_z._version
 
     @torch.no_grad()
-    def _update(self, bank: Tensor, embedding: Tensor, rows: Tensor) -> None:
-        """All ranks' rows, so that every rank's bank stays the same."""
-        rows, embedding = ranks.gather_with_gradient(rows), ranks.gather_with_gradient(embedding)
+    def _set_z(self, scores: Sequence[Tensor]) -> None:
+        """The mean over the global batch, of all rows in number."""
+        means = torch.stack([s.double().exp().mean() for s in scores])
+        self.log_z.copy_(ranks.mean_(means).log() + math.log(len(self.labels)))
+
+    @torch.no_grad()
+    def _update(self, embedded: Tensor, rows: Tensor) -> None:
+        """All ranks' rows, so that every rank's banks stay the same."""
+        rows, embedded = ranks.gather_with_gradient(rows), ranks.gather_with_gradient(embedded)
         kept = self.config.momentum
-        bank[rows] = functional.normalize(kept * bank[rows] + (1 - kept) * embedding, eps=1e-6).to(bank.dtype)
+        for bank, new in zip((self.memory_s, self.memory_t), embedded.chunk(2, dim=1), strict=True):
+            bank[rows] = functional.normalize(kept * bank[rows] + (1 - kept) * new, eps=1e-6).to(bank.dtype)
 
 
 def noise_contrast(log_ratio: Float[Tensor, "B K"], rows: int) -> Float[Tensor, "B"]:

@@ -3,7 +3,7 @@
 Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023; the sums as in the authors' code.
 Deviation: one view a sample, where the authors teach a weak and a strong one. The masks of their code are left out:
 multiplied behind the sums, they scale the weak view's terms by the share of unsure samples (or classes) and select
-none. Samples and classes go together over the global batch.
+none. Samples and classes go together over the global batch (`pairs: local`: over each rank's).
 Reduction: soft targets as in kd; each Gram matrix's squared differences summed over its entries, divided by its rows,
 without temperature²; all summed over temperatures. One value a batch.
 """
@@ -17,8 +17,8 @@ from jaxtyping import Float
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
+from kdscale.nn.pairwise import Pairs, added_up, gathered
 from kdscale.nn.sides import logit_sides
 
 __all__ = ["MultiLevelLogits"]
@@ -34,6 +34,7 @@ class MultiLevelLogits(Loss):
         samples: float = Field(1.0, ge=0, description="weight of each sample's soft targets")
         classes: float = Field(1.0, ge=0, description="weight of how classes go together")
         batch: float = Field(1.0, ge=0, description="weight of how samples go together")
+        pairs: Pairs = "global"
 
         @field_validator("softened_at")
         @classmethod
@@ -55,18 +56,23 @@ class MultiLevelLogits(Loss):
 
     def _level(self, own: Tensor, theirs: Tensor, temperature: float) -> Tensor:
         log_q, log_p = (own / temperature).log_softmax(dim=1), (theirs / temperature).log_softmax(dim=1)
-        q, p = log_q.exp(), log_p.exp()
+        q, p, pairs = log_q.exp(), log_p.exp(), self.config.pairs
         value = self.config.samples * temperature**2 * (p * (log_p - log_q)).sum(dim=1).mean()
-        return value + self.config.classes * class_distance(q, p) + self.config.batch * batch_distance(q, p)
+        value = value + self.config.classes * class_distance(q, p, pairs)
+        return value + self.config.batch * batch_distance(q, p, pairs)
 
 
-def class_distance(student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
-    """Compare the C x C Gram matrices of classes over the global batch."""
-    gap = ranks.sum_with_gradient(student.mT @ student - teacher.mT @ teacher)
+def class_distance(
+    student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"], pairs: Pairs = "global"
+) -> Float[Tensor, ""]:
+    """Compare the C x C Gram matrices of classes over the batch."""
+    gap = added_up(student.mT @ student - teacher.mT @ teacher, pairs)
     return gap.square().sum() / len(gap)
 
 
-def batch_distance(student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
-    """Compare the N x N Gram matrices of the global batch's samples."""
-    q, p = ranks.gather_with_gradient(student), ranks.gather_with_gradient(teacher)
+def batch_distance(
+    student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"], pairs: Pairs = "global"
+) -> Float[Tensor, ""]:
+    """Compare the N x N Gram matrices of the batch's samples."""
+    q, p = gathered(student, pairs), gathered(teacher, pairs)
     return (q @ q.mT - p @ p.mT).square().sum() / len(q)

@@ -3,8 +3,8 @@
 Source: Miles, Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", arXiv:2303.11098,
 `log_sum` as in the authors' code for ImageNet, `cross_correlation` as in theirs for DeiT.
 Deviation: the sum within the logarithm has 1e-12 added, so features that agree have a finite loss and a gradient of
-zero; batch statistics and sums are those of the global batch, and the projector trains like any other part, where in
-the authors' code each rank's projector goes its own way.
+zero; batch statistics and sums are those of the global batch (`pairs: local`: of each rank's, as the authors'), and the
+projector trains like any other part, where in the authors' code each rank's goes its own way.
 Reduction: one value a batch. `log_sum` may be negative and grows by about log N with the batch.
 """
 
@@ -17,9 +17,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
+from kdscale.nn.pairwise import Pairs, added_up, related_count
 from kdscale.nn.sides import map_sides, paired_shapes
 
 __all__ = ["Projector"]
@@ -38,6 +38,7 @@ class Projector(Loss):
         form: Form = "log_sum"
         alpha: float = Field(4.0, ge=1, description="exponent of the differences")
         bn_eps: float = Field(1e-4, gt=0, description="added to the variance of each dimension over the batch")
+        pairs: Pairs = "global"
 
     config: Config
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
@@ -57,34 +58,37 @@ class Projector(Loss):
         return torch.stack(values).sum()
 
     def _pair(self, own: Tensor, theirs: Tensor) -> Tensor:
-        a, b = standardise(own, self.config.bn_eps), standardise(theirs, self.config.bn_eps)
-        if self.config.form == "cross_correlation":
-            return cross_correlation(a, b, self.config.alpha)
-        return log_sum(a, b, self.config.alpha)
+        config = self.config
+        a, b = (standardise(rows, config.bn_eps, config.pairs) for rows in (own, theirs))
+        distance = cross_correlation if config.form == "cross_correlation" else log_sum
+        return distance(a, b, config.alpha, config.pairs)
 
 
-def standardise(rows: Float[Tensor, "B D"], eps: float) -> Float[Tensor, "B D"]:
-    """Give each dimension mean 0 and variance 1 over the global batch: BatchNorm in training, without weights.
+def standardise(rows: Float[Tensor, "B D"], eps: float, pairs: Pairs = "global") -> Float[Tensor, "B D"]:
+    """Give each dimension mean 0 and variance 1 over the batch: BatchNorm in training, without weights.
 
     Raises:
         ShapeError: there is one sample only, whose every dimension would become zero.
     """
-    count = len(rows) * ranks.world()
+    count = related_count(len(rows), pairs)
     if count < 2:
         raise ShapeError("projector: compares statistics of the batch, which one sample has none of: train.batch_size")
-    centred = rows - ranks.sum_with_gradient(rows.sum(dim=0)) / count
-    variance = ranks.sum_with_gradient(centred.square().sum(dim=0)) / count
+    centred = rows - added_up(rows.sum(dim=0), pairs) / count
+    variance = added_up(centred.square().sum(dim=0), pairs) / count
     return centred / (variance + eps).sqrt()
 
 
-def log_sum(student: Float[Tensor, "B D"], teacher: Float[Tensor, "B D"], alpha: float) -> Float[Tensor, ""]:
-    """Compute log sum |a - b|^alpha over all samples of the global batch and all dimensions."""
-    total = ranks.sum_with_gradient((student - teacher).abs().pow(alpha).sum())
+def log_sum(
+    student: Float[Tensor, "B D"], teacher: Float[Tensor, "B D"], alpha: float, pairs: Pairs = "global"
+) -> Float[Tensor, ""]:
+    """Compute log sum |a - b|^alpha over all samples of the batch and all dimensions."""
+    total = added_up((student - teacher).abs().pow(alpha).sum(), pairs)
     return (total + LEAST["log_sum"]).log()
 
 
-def cross_correlation(student: Float[Tensor, "B D"], teacher: Float[Tensor, "B D"], alpha: float) -> Float[Tensor, ""]:
-    """Compute log sum_d |c_d - 1|^alpha, c_d the mean over the global batch of a_d · b_d."""
-    count = len(student) * ranks.world()
-    correlation = ranks.sum_with_gradient((student * teacher).sum(dim=0)) / count
+def cross_correlation(
+    student: Float[Tensor, "B D"], teacher: Float[Tensor, "B D"], alpha: float, pairs: Pairs = "global"
+) -> Float[Tensor, ""]:
+    """Compute log sum_d |c_d - 1|^alpha, c_d the mean over the batch of a_d · b_d."""
+    correlation = added_up((student * teacher).sum(dim=0), pairs) / related_count(len(student), pairs)
     return ((correlation - 1).abs().pow(alpha).sum() + LEAST["cross_correlation"]).log()

@@ -2,8 +2,8 @@
 
 Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", arXiv:1904.05835, eq. 4-6; the
 regressor of the common CIFAR-100 benchmark (three 1x1 convolutions without BatchNorm, where the paper's has it).
-Deviation: none from the benchmark's form. The variances train with the student: give the term `weight_decay: 0`,
-for decay pulls them to 0.69.
+Deviation: none from the benchmark's form, but that the variances, which train with the student, take no weight decay:
+it would pull them to 0.69.
 Reduction: mean over channels and space, then over samples (the paper sums); several taps add up. It is a log-likelihood
 without its constant, and may be negative.
 """
@@ -38,6 +38,8 @@ class VariationalInformation(Loss):
         hidden: int | None = Field(None, ge=1, description="channels within the regressor; by default the teacher's")
 
     config: Config
+    revision = 2
+    undecayed = ("raw_variances",)
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
     def __init__(self, config: Config, shapes: Shapes) -> None:

@@ -16,7 +16,19 @@ from torch.linalg import vector_norm
 from kdscale import ranks
 from kdscale.errors import ShapeError
 
-__all__ = ["Pairs", "angles", "correlations", "distances", "gram", "own_rows", "related_rows", "unit_rows"]
+__all__ = [
+    "Pairs",
+    "added_up",
+    "angles",
+    "correlations",
+    "distances",
+    "gathered",
+    "gram",
+    "own_rows",
+    "related_count",
+    "related_rows",
+    "unit_rows",
+]
 
 Pairs = Literal["global", "local"]
 """Which samples are compared: all ranks', as one process would, or only those of one rank."""
@@ -31,11 +43,25 @@ def related_rows(term: str, features: Float[Tensor, "B *rest"], pairs: Pairs) ->
     Raises:
         ShapeError: there is one sample only, which relates to nothing.
     """
-    rows = features.flatten(1)
-    rows = ranks.gather_with_gradient(rows) if pairs == "global" else rows
+    rows = gathered(features.flatten(1), pairs)
     if len(rows) < 2:
         raise ShapeError(f"{term}: compares samples with each other, and there is one; use a larger train.batch_size")
     return rows
+
+
+def gathered(rows: Float[Tensor, "B *rest"], pairs: Pairs) -> Float[Tensor, "N *rest"]:
+    """This rank's rows, or with `pairs: global` those of all ranks, in rank order; differentiable."""
+    return ranks.gather_with_gradient(rows) if pairs == "global" else rows
+
+
+def added_up(part: Float[Tensor, "*shape"], pairs: Pairs) -> Float[Tensor, "*shape"]:
+    """A sum over this rank's samples, or with `pairs: global` over those of all ranks; differentiable."""
+    return ranks.sum_with_gradient(part) if pairs == "global" else part
+
+
+def related_count(own: int, pairs: Pairs) -> int:
+    """How many samples are compared where each rank has `own`."""
+    return own * ranks.world() if pairs == "global" else own
 
 
 def own_rows(count: int, pairs: Pairs) -> range:

@@ -100,7 +100,7 @@ def _global_statistics(wide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     over = [d for d in range(wide.dim()) if d != 1]
     variance, mean = torch.var_mean(wide, over, correction=0)
     count = wide.numel() // wide.shape[1]
-    row = torch.cat([mean, variance, mean.new_tensor([float(count)])])
+    row = torch.cat([mean, variance, mean.new_full((1,), count)])
     table = ranks.sum_with_gradient(F.pad(row[None], (0, 0, ranks.rank(), ranks.world() - 1 - ranks.rank())))
     channels = wide.shape[1]
     means, variances, counts = table[:, :channels], table[:, channels:-1], table[:, -1:]

@@ -19,7 +19,7 @@ from kdscale.errors import ConfigError, KDScaleError, ShapeError, TapError
 from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
-from kdscale.optim import OwnRate
+from kdscale.optim import OwnRate, own_rates
 from kdscale.pipeline.pixels import answers, ask_for_pixels
 from kdscale.teachers.ensemble import Ensemble
 
@@ -282,12 +282,10 @@ def _modifier(config: ModifierConfig, shapes: Shapes, where: str) -> Modifier:
 
 
 def _own_rates(terms: Sequence[TermConfig]) -> dict[str, OwnRate]:
-    return {
-        f"{kind}.{term.id}.": OwnRate(1.0 if term.lr is None else term.lr, term.weight_decay)
-        for term in terms
-        for kind in ("terms", "modifiers")
-        if term.lr is not None or term.weight_decay is not None
-    }
+    found: dict[str, OwnRate] = {}
+    for term in terms:
+        found |= own_rates(term, plugins.load("losses", term.name).undecayed)
+    return found
 
 
 def _made_up(info: DatasetInfo, size: int) -> Batch:
