@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["FactorTransfer"]
 
@@ -59,6 +60,7 @@ class FactorTransfer(Loss):
         return torch.stack(values).sum(dim=0)
 
     def _pair(self, paraphrase: nn.Module, translate: nn.Module, own: Tensor, theirs: Tensor) -> Tensor:
+        needs_two_values("ft", own, translate)
         factor, restored = paraphrase(theirs)
         value: Tensor = factor_distance(translate(own), factor.detach(), self.config.distance)
         if self.config.reconstruction == 0:
