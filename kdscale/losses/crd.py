@@ -26,9 +26,6 @@ from kdscale.nn.sides import map_sides, paired_shapes
 
 __all__ = ["Contrastive"]
 
-EPS = 1e-7
-"""Added to the noise's density, as in the authors' code."""
-
 
 class Contrastive(Loss):
     """Bring the student's embedding of a sample near the teacher's, away from those of other rows."""
@@ -40,6 +37,7 @@ class Contrastive(Loss):
         negatives: int = Field(16384, ge=1)
         temperature: float = Field(0.07, gt=0)
         momentum: float = Field(0.5, ge=0, lt=1, description="share of a bank's row that stays")
+        eps: float = Field(1e-7, ge=0, description="added to the noise's density")
 
     config: Config
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features", "labels"})
@@ -91,7 +89,7 @@ class Contrastive(Loss):
         if self.log_z[i].isnan():
             mean = ranks.mean_(scores.detach().double().exp().mean())
             self.log_z[i] = mean.log() + math.log(len(bank))
-        return noise_contrast(scores - self.log_z[i].to(scores.dtype), len(bank))
+        return noise_contrast(scores - self.log_z[i].to(scores.dtype), len(bank), self.config.eps)
 
     @torch.no_grad()
     def _update(self, bank: Tensor, embedding: Tensor, rows: Tensor) -> None:
@@ -101,10 +99,11 @@ class Contrastive(Loss):
         bank[rows] = functional.normalize(kept * bank[rows] + (1 - kept) * embedding, eps=1e-6).to(bank.dtype)
 
 
-def noise_contrast(log_ratio: Float[Tensor, "B K"], rows: int) -> Float[Tensor, "B"]:
+def noise_contrast(log_ratio: Float[Tensor, "B K"], rows: int, eps: float = 1e-7) -> Float[Tensor, "B"]:
     """NCE of log densities, the positive's first: -log h_0 - sum log(1 - h_k), h = e / (e + K / rows + eps)."""
     noise = (log_ratio.shape[1] - 1) / rows
-    apart = log_ratio - math.log(noise + EPS)
-    positive = functional.softplus(-apart[:, 0])
-    negatives = functional.softplus(apart[:, 1:]) + math.log((noise + EPS) / noise)
+    apart = log_ratio - math.log(noise + eps)
+    # torch's softplus leaves the exponential out above 20, 2e-9 of which add up over thousands of negatives
+    positive = -functional.logsigmoid(apart[:, 0])
+    negatives = -functional.logsigmoid(-apart[:, 1:]) + math.log((noise + eps) / noise)
     return positive + negatives.sum(dim=1)

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.pairwise import unit_rows
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
 from kdscale.nn.sync_bn import needs_two_values
 
@@ -111,5 +111,4 @@ def factor_distance(
 
 
 def _unit(factor: Tensor, attention: bool) -> Tensor:  # noqa: FBT001
-    flat = (factor.square().mean(dim=1) if attention else factor).flatten(1)
-    return functional.normalize(flat, dim=1, eps=1e-6)
+    return unit_rows((factor.square().mean(dim=1) if attention else factor).flatten(1))

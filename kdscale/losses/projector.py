@@ -2,9 +2,9 @@
 
 Source: Miles, Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", arXiv:2303.11098,
 `log_sum` as in the authors' code for ImageNet, `cross_correlation` as in theirs for DeiT.
-Deviation: the sum within the logarithm has 1e-12 added, so features that agree have a finite loss and a gradient of
-zero; batch statistics and sums are those of the global batch, and the projector trains like any other part, where in
-the authors' code each rank's projector goes its own way.
+Deviation: the sum within the logarithm counts as 1e-30 at least, so features that agree have a finite loss and a
+gradient of zero; batch statistics and sums are those of the global batch, and the projector trains like any other
+part, where in the authors' code each rank's projector goes its own way.
 Reduction: one value a batch. `log_sum` may be negative and grows by about log N with the batch.
 """
 
@@ -25,8 +25,10 @@ from kdscale.nn.sides import map_sides, paired_shapes
 __all__ = ["Projector"]
 
 Form = Literal["log_sum", "cross_correlation"]
-LEAST: dict[Form, float] = {"log_sum": 1e-12, "cross_correlation": 1e-5}
-"""Added to the sum before its logarithm."""
+LEAST = 1e-30
+"""What the sum of differences counts as at least, before its logarithm."""
+ADDED = 1e-5
+"""To the sum over dimensions before its logarithm, as in the authors' code for DeiT."""
 
 
 class Projector(Loss):
@@ -80,11 +82,11 @@ def standardise(rows: Float[Tensor, "B D"], eps: float) -> Float[Tensor, "B D"]:
 def log_sum(student: Float[Tensor, "B D"], teacher: Float[Tensor, "B D"], alpha: float) -> Float[Tensor, ""]:
     """Compute log sum |a - b|^alpha over all samples of the global batch and all dimensions."""
     total = ranks.sum_with_gradient((student - teacher).abs().pow(alpha).sum())
-    return (total + LEAST["log_sum"]).log()
+    return total.clamp_min(LEAST).log()
 
 
 def cross_correlation(student: Float[Tensor, "B D"], teacher: Float[Tensor, "B D"], alpha: float) -> Float[Tensor, ""]:
     """Compute log sum_d |c_d - 1|^alpha, c_d the mean over the global batch of a_d · b_d."""
     count = len(student) * ranks.world()
     correlation = ranks.sum_with_gradient((student * teacher).sum(dim=0)) / count
-    return ((correlation - 1).abs().pow(alpha).sum() + LEAST["cross_correlation"]).log()
+    return ((correlation - 1).abs().pow(alpha).sum() + ADDED).log()

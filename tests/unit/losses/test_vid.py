@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdscale.api import Batch, Outputs, Shapes
 from kdscale.errors import ShapeError
-from kdscale.losses.vid import EPS, VariationalInformation, gaussian_nll
+from kdscale.losses.vid import VariationalInformation, gaussian_nll
 
 LOGITS = torch.zeros(4, 3)
 BATCH = Batch(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), torch.arange(4), view=0)
@@ -44,7 +44,7 @@ def test_equals_the_gaussian_log_likelihood(seed: int) -> None:
 @given(variance=st.floats(0.01, 50))
 def test_variances_start_where_they_are_told(variance: float) -> None:
     module = loss(initial_variance=variance)
-    got = torch.nn.functional.softplus(module.raw_variances[0]) + EPS
+    got = torch.nn.functional.softplus(module.raw_variances[0]) + 1e-5
     torch.testing.assert_close(got.detach(), torch.full((6,), variance).double(), rtol=1e-5, atol=1e-6)
 
 
@@ -109,5 +109,6 @@ def test_features_that_are_no_maps_are_refused() -> None:
 
 
 def test_a_variance_must_be_possible() -> None:
-    with pytest.raises(ValueError, match="initial_variance"):
-        VariationalInformation.Config(initial_variance=0)
+    for options in ({"initial_variance": 0.0}, {"initial_variance": 1e-3, "eps": 1e-3}):
+        with pytest.raises(ValueError, match="initial_variance"):
+            VariationalInformation.Config(**options)
