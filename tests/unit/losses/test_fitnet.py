@@ -27,6 +27,18 @@ def value(hints: Hints, student: Tensor, teacher: Tensor) -> Tensor:
     return hints(Outputs(LOGITS, [student]), Outputs(LOGITS, [teacher]), BATCH)
 
 
+@given(seed=st.integers(0, 999), regressor=st.sampled_from(["conv_bn", "conv1x1"]))
+def test_a_common_permutation_of_positions_changes_nothing_where_sizes_agree(seed: int, regressor: str) -> None:
+    rng = np.random.default_rng(seed)
+    sides, order = (
+        [torch.from_numpy(rng.normal(size=(4, c, 3, 3))) for c in (2, 5)],
+        torch.from_numpy(rng.permutation(9)),
+    )
+    hints = loss((2, 3, 3), (5, 3, 3), regressor=regressor).double()
+    moved = [side.flatten(2)[..., order].view_as(side) for side in sides]
+    torch.testing.assert_close(value(hints, *moved), value(hints, *sides))
+
+
 @pytest.mark.parity
 @given(seed=st.integers(0, 999))
 def test_the_papers_form_is_half_the_squared_distance(seed: int) -> None:

@@ -41,6 +41,20 @@ def test_equals_the_gaussian_log_likelihood(seed: int) -> None:
     torch.testing.assert_close(gaussian_nll(mean, target, variance), want)
 
 
+@given(seed=st.integers(0, 999))
+def test_the_place_of_the_pixels_is_nothing_to_it(seed: int) -> None:
+    module, sides, order = loss(), (maps(seed, 5), maps(seed + 1, 6)), torch.tensor([4, 1, 8, 0, 2, 7, 3, 6, 5])
+    moved = [side.flatten(2)[:, :, order].view_as(side) for side in sides]
+    torch.testing.assert_close(value(module, *moved), value(module, *sides))
+
+
+@given(seed=st.integers(0, 999), scale=st.floats(0.1, 10))
+def test_units_of_the_features_shift_the_likelihood_by_their_logarithm(seed: int, scale: float) -> None:
+    mean, target, variance = maps(seed, 6), maps(seed + 1, 6), torch.full((6,), 0.7, dtype=torch.float64)
+    got = gaussian_nll(scale * mean, scale * target, scale**2 * variance)
+    torch.testing.assert_close(got, gaussian_nll(mean, target, variance) + float(np.log(scale)))
+
+
 @given(variance=st.floats(0.01, 50))
 def test_variances_start_where_they_are_told(variance: float) -> None:
     module = loss(initial_variance=variance)
