@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
 from kdscale.nn.sides import MapShape, map_sides, paired_shapes
+from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["ActivationBoundaries"]
 
@@ -63,12 +64,16 @@ class ActivationBoundaries(Loss):
         """Return the weighted sum over layers of each sample. Raises: ShapeError."""
         pairs = zip(self.connectors, map_sides("ab", student, teacher), strict=True)
         with torch.autocast(student.logits.device.type, enabled=False):
-            layers = [boundary_distance(connect(s), t, self.config.margin).flatten(1) for connect, (s, t) in pairs]
+            layers = [self._distances(connect, s, t).flatten(1) for connect, (s, t) in pairs]
         if self.config.reduction == "mean":
             return torch.stack([layer.mean(dim=1) for layer in layers]).sum(dim=0)
         last = len(layers) - 1
         weighted = [layer.sum(dim=1) * 2.0 ** (j - last) for j, layer in enumerate(layers)]
         return SCALE * torch.stack(weighted).sum(dim=0)
+
+    def _distances(self, connect: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+        needs_two_values("ab", student, connect)
+        return boundary_distance(connect(student), teacher, self.config.margin)
 
 
 def boundary_distance(

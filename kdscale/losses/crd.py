@@ -27,9 +27,6 @@ from kdscale.nn.sides import map_sides, paired_shapes
 
 __all__ = ["Contrastive"]
 
-EPS = 1e-7
-"""Added to the noise's density, as in the authors' code."""
-
 
 class Contrastive(Loss):
     """Bring the student's embedding of a sample near the teacher's, away from those of other rows."""
@@ -41,6 +38,7 @@ class Contrastive(Loss):
         negatives: int = Field(16384, ge=1)
         temperature: float = Field(0.07, gt=0)
         momentum: float = Field(0.5, ge=0, lt=1, description="share of a bank's row that stays")
+        eps: float = Field(1e-7, ge=0, description="added to the noise's density")
 
     config: Config
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features", "labels"})
@@ -85,7 +83,8 @@ class Contrastive(Loss):
         scores = [self._scores(*pair, rows) for pair in zip(embedded, banks, strict=True)]
         if not self._knows_z():
             self._set_z(scores)
-        values = [noise_contrast(scores[i] - self.log_z[i].to(scores[i].dtype), len(self.labels)) for i in range(2)]
+        ratios = [score - log_z.to(score.dtype) for score, log_z in zip(scores, self.log_z, strict=True)]
+        values = [noise_contrast(ratio, len(self.labels), self.config.eps) for ratio in ratios]
         if self.training:
             self._update(torch.cat(embedded, dim=1).detach(), rows[:, 0])
         return values[0] + values[1]
@@ -114,10 +113,11 @@ class Contrastive(Loss):
             bank[rows] = functional.normalize(kept * bank[rows] + (1 - kept) * new, eps=1e-6).to(bank.dtype)
 
 
-def noise_contrast(log_ratio: Float[Tensor, "B K"], rows: int) -> Float[Tensor, "B"]:
+def noise_contrast(log_ratio: Float[Tensor, "B K"], rows: int, eps: float = 1e-7) -> Float[Tensor, "B"]:
     """NCE of log densities, the positive's first: -log h_0 - sum log(1 - h_k), h = e / (e + K / rows + eps)."""
     noise = (log_ratio.shape[1] - 1) / rows
-    apart = log_ratio - math.log(noise + EPS)
-    positive = functional.softplus(-apart[:, 0])
-    negatives = functional.softplus(apart[:, 1:]) + math.log((noise + EPS) / noise)
+    apart = log_ratio - math.log(noise + eps)
+    # torch's softplus leaves the exponential out above 20, 2e-9 of which add up over thousands of negatives
+    positive = -functional.logsigmoid(apart[:, 0])
+    negatives = -functional.logsigmoid(-apart[:, 1:]) + math.log((noise + eps) / noise)
     return positive + negatives.sum(dim=1)

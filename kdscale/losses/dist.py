@@ -31,6 +31,9 @@ class StrongerTeacher(Loss):
         inter: float = Field(1.0, ge=0, description="weight of the correlation over classes, sample by sample")
         intra: float = Field(1.0, ge=0, description="weight of the correlation over samples, class by class")
         scale_t2: bool = True
+        eps: float = Field(
+            1e-8, gt=0, description="added to the product of the two lengths that a correlation divides by"
+        )
         pairs: Pairs = "global"
 
         @model_validator(mode="after")
@@ -48,14 +51,16 @@ class StrongerTeacher(Loss):
         """Return the weighted sum of both. Raises: ShapeError."""
         config = self.config
         own, taught = ((z / config.temperature).softmax(1) for z in logit_sides("dist", student, teacher))
-        parts = [config.inter * correlation_gap(own, taught)] if config.inter else []
+        parts = [config.inter * correlation_gap(own, taught, config.eps)] if config.inter else []
         if config.intra:
             own, taught = (related_rows("dist", rows, config.pairs).T for rows in (own, taught))
-            parts.append(config.intra * correlation_gap(own, taught))
+            parts.append(config.intra * correlation_gap(own, taught, config.eps))
         value = torch.stack(parts).sum()
         return value * config.temperature**2 if config.scale_t2 else value
 
 
-def correlation_gap(student: Float[Tensor, "N D"], teacher: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
+def correlation_gap(
+    student: Float[Tensor, "N D"], teacher: Float[Tensor, "N D"], eps: float = 1e-8
+) -> Float[Tensor, ""]:
     """Compute the mean over rows of 1 - Pearson's correlation: 0 where they agree, at most 2."""
-    return 1 - correlations(student, teacher).mean()
+    return 1 - correlations(student, teacher, eps).mean()

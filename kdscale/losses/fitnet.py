@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
 from kdscale.nn.sides import MapShape, map_sides, paired_shapes
+from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["Hints"]
 
@@ -75,10 +76,7 @@ class _Regressor(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         mapped: Tensor = self.conv(features)
-        if self.training and mapped.numel() == mapped.shape[1]:
-            raise ShapeError(
-                "fitnet: the regressor's BatchNorm needs more than one value a channel: batch_size 1 is one"
-            )
+        needs_two_values("fitnet", mapped, self.bn)
         regressed: Tensor = self.relu(self.bn(mapped))
         return regressed
 

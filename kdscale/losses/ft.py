@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.pairwise import unit_rows
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["FactorTransfer"]
 
@@ -71,6 +72,7 @@ class FactorTransfer(Loss):
         """Each sample's distance of factors, and its error of reconstruction, as far as they are asked for."""
         factor, restored = self.paraphrasers[index](theirs)
         if self.config.distance != "none":
+            needs_two_values("ft", own, self.translators[index])
             yield factor_distance(self.translators[index](own), factor.detach(), self.config.distance)
         if self.config.reconstruction:
             gap = restored - theirs
@@ -118,5 +120,4 @@ def factor_distance(
 
 
 def _unit(factor: Tensor, attention: bool) -> Tensor:  # noqa: FBT001
-    flat = (factor.square().mean(dim=1) if attention else factor).flatten(1)
-    return functional.normalize(flat, dim=1, eps=1e-6)
+    return unit_rows((factor.square().mean(dim=1) if attention else factor).flatten(1))

@@ -20,6 +20,7 @@ from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.pairwise import gram, unit_rows
 from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["InterChannel"]
 
@@ -46,6 +47,7 @@ class InterChannel(Loss):
         """Return the difference of the correlations of each sample. Raises: ShapeError."""
         values = []
         for (own, taught), embed in zip(map_sides("ickd", student, teacher), self.embed, strict=True):
+            needs_two_values("ickd", own, embed)
             with torch.autocast(own.device.type, enabled=False):
                 embedded = embed(own)
             value = channel_gap(embedded, taught)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sync_bn import needs_two_values
 from kdscale.nn.variance import LogVariance, weigh_by_variance
 
 __all__ = ["PrimeAware"]
@@ -57,6 +58,7 @@ class PrimeAware(Loss):
         if self.config.variance == "sample":
             error = self._reduced(error)[:, None]
         if self.config.variance != "none":
+            needs_two_values("pad", own, self.heads[i])
             error = weigh_by_variance(error, self.heads[i](own), self.config.eps)
         return self._reduced(error)
 

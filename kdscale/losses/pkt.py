@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
@@ -23,7 +24,6 @@ from kdscale.nn.sides import feature_sides
 
 __all__ = ["ProbabilisticTransfer"]
 
-EPS = 1e-7
 Reduction = Literal["code", "row", "offdiagonal"]
 
 
@@ -34,6 +34,7 @@ class ProbabilisticTransfer(Loss):
         """Options."""
 
         reduction: Reduction = "code"
+        eps: float = Field(1e-7, gt=0, description="added to lengths, and to both probabilities of a pair")
         pairs: Pairs = "global"
 
     config: Config
@@ -47,22 +48,22 @@ class ProbabilisticTransfer(Loss):
 
     def _gap(self, student: Tensor, teacher: Tensor) -> Tensor:
         own, taught = (related_rows("pkt", features, self.config.pairs) for features in (student, teacher))
-        return neighbour_gap(own, taught, self.config.reduction)
+        return neighbour_gap(own, taught, self.config.reduction, self.config.eps)
 
 
 def neighbour_gap(
-    student: Float[Tensor, "N D"], teacher: Float[Tensor, "N E"], reduction: Reduction = "code"
+    student: Float[Tensor, "N D"], teacher: Float[Tensor, "N E"], reduction: Reduction = "code", eps: float = 1e-7
 ) -> Float[Tensor, ""]:
     """Compute KL(p_t ‖ p_s) of the distributions over neighbours."""
     itself = reduction != "offdiagonal"
-    q, p = _neighbours(student, itself), _neighbours(teacher, itself)
-    values = p * ((p + EPS) / (q + EPS)).log()
+    q, p = _neighbours(student, itself, eps), _neighbours(teacher, itself, eps)
+    values = p * ((p + eps) / (q + eps)).log()
     return values.mean() if reduction == "code" else values.sum(1).mean()
 
 
-def _neighbours(rows: Float[Tensor, "N D"], itself: bool) -> Float[Tensor, "N N"]:  # noqa: FBT001
+def _neighbours(rows: Float[Tensor, "N D"], itself: bool, eps: float) -> Float[Tensor, "N N"]:  # noqa: FBT001
     """Probability with which sample i picks sample j."""
-    kernel = ((gram(unit_rows(rows, EPS, added=EPS)) + 1) / 2).clamp_min(0)  # opposite rows round below 0
+    kernel = ((gram(unit_rows(rows, eps, added=eps)) + 1) / 2).clamp_min(0)  # opposite rows round below 0
     if not itself:
         kernel = kernel.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
-    return kernel / kernel.sum(1, keepdim=True).clamp_min(EPS)
+    return kernel / kernel.sum(1, keepdim=True).clamp_min(eps)

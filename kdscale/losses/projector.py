@@ -2,9 +2,9 @@
 
 Source: Miles, Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", arXiv:2303.11098,
 `log_sum` as in the authors' code for ImageNet, `cross_correlation` as in theirs for DeiT.
-Deviation: the sum within the logarithm has 1e-12 added, so features that agree have a finite loss and a gradient of
-zero; batch statistics and sums are those of the global batch (`pairs: local`: of each rank's, as the authors'), and the
-projector trains like any other part, where in the authors' code each rank's goes its own way.
+Deviation: the sum within the logarithm counts as 1e-30 at least, so features that agree have a finite loss and a
+gradient of zero; batch statistics and sums are those of the global batch (`pairs: local`: of each rank's, as the
+authors'), and the projector trains like any other part, where in the authors' code each rank's goes its own way.
 Reduction: one value a batch. `log_sum` may be negative and grows by about log N with the batch.
 """
 
@@ -25,8 +25,10 @@ from kdscale.nn.sides import map_sides, paired_shapes
 __all__ = ["Projector"]
 
 Form = Literal["log_sum", "cross_correlation"]
-LEAST: dict[Form, float] = {"log_sum": 1e-12, "cross_correlation": 1e-5}
-"""Added to the sum before its logarithm."""
+LEAST = 1e-30
+"""What the sum of differences counts as at least, before its logarithm."""
+ADDED = 1e-5
+"""To the sum over dimensions before its logarithm, as in the authors' code for DeiT."""
 
 
 class Projector(Loss):
@@ -83,7 +85,7 @@ def log_sum(
 ) -> Float[Tensor, ""]:
     """Compute log sum |a - b|^alpha over all samples of the batch and all dimensions."""
     total = added_up((student - teacher).abs().pow(alpha).sum(), pairs)
-    return (total + LEAST["log_sum"]).log()
+    return total.clamp_min(LEAST).log()
 
 
 def cross_correlation(
@@ -91,4 +93,4 @@ def cross_correlation(
 ) -> Float[Tensor, ""]:
     """Compute log sum_d |c_d - 1|^alpha, c_d the mean over the batch of a_d · b_d."""
     correlation = added_up((student * teacher).sum(dim=0), pairs) / related_count(len(student), pairs)
-    return ((correlation - 1).abs().pow(alpha).sum() + LEAST["cross_correlation"]).log()
+    return ((correlation - 1).abs().pow(alpha).sum() + ADDED).log()

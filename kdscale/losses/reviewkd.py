@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["KnowledgeReview"]
 
@@ -77,6 +78,7 @@ class Fusion(nn.Module):
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Give this level's answer at the teacher's `size`, and what is handed on to the shallower level."""
+        needs_two_values("reviewkd", x, self.enter)
         x = self.enter(x)
         if self.attention is not None and deeper is not None:
             deeper = functional.interpolate(deeper, x.shape[2:], mode="nearest")
@@ -84,6 +86,7 @@ class Fusion(nn.Module):
             x = x * weights[:, :1] + deeper * weights[:, 1:]
         if tuple(x.shape[2:]) != tuple(size):
             x = functional.interpolate(x, tuple(size), mode="nearest")
+        needs_two_values("reviewkd", x, self.leave)
         return self.leave(x), x
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -24,9 +24,6 @@ from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
 
 __all__ = ["VariationalInformation"]
 
-EPS = 1e-5
-"""Least variance."""
-
 
 class VariationalInformation(Loss):
     """Maximise the likelihood of the teacher's features; of two sizes the larger map is averaged to the smaller."""
@@ -34,8 +31,15 @@ class VariationalInformation(Loss):
     class Config(PluginConfig):
         """Options."""
 
-        initial_variance: float = Field(5.0, gt=2 * EPS)
+        initial_variance: float = Field(5.0, gt=0)
+        eps: float = Field(1e-5, gt=0, description="least variance")
         hidden: int | None = Field(None, ge=1, description="channels within the regressor; by default the teacher's")
+
+        @model_validator(mode="after")
+        def _starts_above_the_least(self) -> VariationalInformation.Config:
+            if self.initial_variance < 2 * self.eps:
+                raise ValueError(f"initial_variance {self.initial_variance:g} must be at least twice eps {self.eps:g}")
+            return self
 
     config: Config
     revision = 2
@@ -46,7 +50,7 @@ class VariationalInformation(Loss):
         super().__init__(config, shapes)
         pairs = paired_shapes("vid", shapes.student, shapes.teacher)
         self.regressors = nn.ModuleList(_regressor(s[0], config.hidden or t[0], t[0]) for s, t in pairs)
-        above = config.initial_variance - EPS
+        above = config.initial_variance - config.eps
         raw = above + math.log(-math.expm1(-above))  # the inverse of softplus, without its overflow
         self.raw_variances = nn.ParameterList(torch.full((taught[0],), raw) for _, taught in pairs)
 
@@ -58,7 +62,7 @@ class VariationalInformation(Loss):
             own, taught = pooled_alike(own, taught)
             with torch.autocast(own.device.type, enabled=False):
                 mean = regress(own)
-            values.append(gaussian_nll(mean, taught, softplus(raw) + EPS))
+            values.append(gaussian_nll(mean, taught, softplus(raw) + self.config.eps))
         return torch.stack(values).sum(0)
 
 

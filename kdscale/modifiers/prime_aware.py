@@ -17,6 +17,7 @@ from torch import Tensor
 from kdscale.api import Batch, Modifier, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
 from kdscale.nn.precision import at_least_fp32
+from kdscale.nn.sync_bn import needs_two_values
 from kdscale.nn.variance import LogVariance, weigh_by_variance
 
 __all__ = ["PrimeAwareWeights"]
@@ -44,6 +45,7 @@ class PrimeAwareWeights(Modifier):
         """Predict each sample's variance; what the loss sees stays as it is."""
         feature = at_least_fp32(student.features[-1])
         pooled = feature.flatten(2).mean(dim=2) if feature.dim() > 2 else feature
+        needs_two_values("prime_aware", pooled, self.head)
         with torch.autocast(pooled.device.type, enabled=False):
             self._log_variance = self.head(pooled)[:, 0]
         return student, teacher

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdscale import ranks
-from kdscale.errors import ConfigError
+from kdscale.errors import ConfigError, ShapeError
 
-__all__ = ["SyncBatchNorm", "average_buffers", "to_sync_bn"]
+__all__ = ["SyncBatchNorm", "average_buffers", "needs_two_values", "to_sync_bn"]
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -70,6 +70,27 @@ def to_sync_bn(module: nn.Module) -> nn.Module:
         elif isinstance(norm, _BatchNorm) and not isinstance(norm, SyncBatchNorm):
             raise ConfigError(f"train.bn: sync does not know {type(norm).__name__} ({path}); use bn: local")
     return module
+
+
+def needs_two_values(term: str, values: Float[Tensor, "B C *space"], part: nn.Module) -> None:
+    """Refuse to train a part with BatchNorm on one value a channel, whose variance would be zero.
+
+    Args:
+        term: the loss or modifier that the part belongs to, for messages.
+        values: what its BatchNorm will see, up to the number of channels.
+        part: with or without BatchNorm.
+
+    Raises:
+        ShapeError: there is one value a channel, of all ranks where BatchNorm is over the global batch.
+    """
+    if values.numel() > values.shape[1] or not part.training:
+        return
+    norms = [norm for norm in part.modules() if isinstance(norm, _BatchNorm)]
+    if norms and (ranks.world() == 1 or not isinstance(norms[0], SyncBatchNorm)):
+        raise ShapeError(
+            f"{term}: the BatchNorm of its own layers has one value a channel, and needs two or more; use a larger "
+            "train.batch_size, on several processes train.bn: sync, or tap a layer of more positions"
+        )
 
 
 def average_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdscale import plugins
 from kdscale.api import Batch, Loss, Outputs, Shapes
@@ -15,6 +16,7 @@ from kdscale.api import Batch, Loss, Outputs, Shapes
 __all__ = ["Adapter", "Case", "Hyper", "Out", "defaults", "terms"]
 
 Hyper = Mapping[str, Any]
+LossT = TypeVar("LossT", bound=Loss)
 
 
 @dataclass
@@ -47,21 +49,20 @@ class Case:
 
     def value(self, name: str, options: Mapping[str, Any]) -> Tensor:
         """The mean over the batch of one loss, with the file's weights in its own parts."""
-        loss = self.loss(name, options)
-        teacher = self.teacher if loss.needs_teacher else None
-        return torch.func.functional_call(loss, self.parts(loss), (self.student, teacher, self.batch)).mean()
 
-    def built(self, name: str, options: Mapping[str, Any]) -> Loss:
-        """One loss that holds the file's weights, for a look at what its parts give; without their gradients."""
-        loss = self.loss(name, options)
-        loss.load_state_dict(self.parts(loss), strict=False)
-        return loss
+        def value(loss: Loss) -> Tensor:
+            return loss(self.student, self.teacher if loss.needs_teacher else None, self.batch).mean()
+
+        return self.used(self.loss(name, options), value)
 
     def part(self, name: str, options: Mapping[str, Any], path: str, *inputs: Tensor) -> Tensor:
         """What one trainable part of a loss gives, with the file's weights in it."""
-        loss = self.loss(name, options)
-        weights = {n.removeprefix(f"{path}."): w for n, w in self.parts(loss).items() if n.startswith(f"{path}.")}
-        got: Tensor = torch.func.functional_call(loss.get_submodule(path), weights, inputs)
+        return self.used(self.loss(name, options), lambda loss: loss.get_submodule(path)(*inputs))
+
+    def used(self, loss: LossT, use: Callable[[LossT], Tensor]) -> Tensor:
+        """What a loss is used for, while it holds the file's weights; differentiable by them."""
+        weights = {f"loss.{name}": weight for name, weight in self.parts(loss).items()}
+        got: Tensor = torch.func.functional_call(_Used(loss, use), weights, ())
         return got
 
     def loss(self, name: str, options: Mapping[str, Any]) -> Loss:
@@ -79,7 +80,15 @@ class Case:
     def parts(self, loss: Loss) -> dict[str, Tensor]:
         """The file's weights by the loss's own names."""
         mine = dict(loss.named_parameters())
-        return {own: self.weights[theirs] for theirs, own in self.weight_names.items() if own in mine}
+        found = {self._own_name(theirs): weight for theirs, weight in self.weights.items()}
+        return {own: weight for own, weight in found.items() if own in mine}
+
+    def _own_name(self, theirs: str) -> str:
+        """Of a weight; # stands for the number of a layer."""
+        if theirs in self.weight_names:
+            return self.weight_names[theirs]
+        number = next(iter(re.findall(r"\.(\d+)\.", theirs)), "")
+        return self.weight_names.get(theirs.replace(f".{number}.", ".#.", 1), "").replace("#", number)
 
     def _outputs(self, side: str) -> Outputs:
         """`z_s` are logits; `f_s`, or `f_s.0`, `f_s.1` ... from shallow to deep, are features."""
@@ -87,6 +96,17 @@ class Case:
         features = [self.inputs[n] for n in names]
         nothing = torch.zeros(len(next(iter(self.inputs.values()))), 1)
         return Outputs(self.inputs.get(f"z_{side}", nothing), features)
+
+
+class _Used(nn.Module):
+    """A use of a loss as a module, so that its weights can be leaves."""
+
+    def __init__(self, loss: LossT, use: Callable[[LossT], Tensor]) -> None:
+        super().__init__()
+        self.loss, self.use = loss, use
+
+    def forward(self) -> Tensor:
+        return self.use(self.loss)
 
 
 Out = Callable[[Case], Tensor]
@@ -98,7 +118,16 @@ class Adapter:
 
     outs: Mapping[str, Out]
     weight_names: Mapping[str, str] = field(default_factory=dict)
-    """The file's name of a trainable part -> the loss's own."""
+    """The file's name of a trainable part -> the loss's own; # stands for the number of a layer."""
+    numbered: Mapping[str, Callable[[int], Out]] = field(default_factory=dict)
+    """Outputs of which there is one a layer, or step: a name without its number -> what computes that one."""
+
+    def out(self, name: str) -> Out | None:
+        """What computes an output; None where nothing does."""
+        if name in self.outs:
+            return self.outs[name]
+        stem = name.rstrip("0123456789")
+        return self.numbered[stem](int(name[len(stem) :])) if stem in self.numbered and stem != name else None
 
 
 def terms(*summands: tuple[float | str, str, Callable[[Hyper], dict[str, Any]]]) -> Out:

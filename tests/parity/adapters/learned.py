@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdscale.api import Shapes
 from kdscale.losses.crd import Contrastive
@@ -18,33 +18,27 @@ from tests.parity.cases import Adapter, Case, Hyper, Out, terms
 __all__ = ["ADAPTERS"]
 
 
-class _TwoSteps(nn.Module):
-    """Both steps of a file with the rows that it contrasts; a module, so that its weights can be leaves."""
-
-    def __init__(self, loss: Contrastive) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, inputs: Mapping[str, Tensor], until: int) -> Tensor:
-        for step in range(1, until + 1):
-            value = self.loss.contrast(inputs[f"f_s.{step}"], inputs[f"f_t.{step}"], inputs[f"contrast_idx.{step}"])
-        return value.mean()
-
-
 def _crd(case: Case, until: int) -> tuple[Contrastive, Tensor]:
     """The loss after so many steps, and the last one's value."""
     hp, banks = case.hp, ("memory_s", "memory_t")
     options = {"dimensions": hp["feat_dim"], "negatives": hp["K"], "temperature": hp["T"], "momentum": hp["momentum"]}
+    options |= {"eps": hp["eps"]}
     shapes = [tuple(case.inputs[f"f_{side}.1"].shape[1:]) for side in "st"]
     loss = Contrastive(Contrastive.Config(**options), Shapes(1, shapes[:1], shapes[1:], hp["n_data"]))
     loss = loss.to(case.inputs["memory_s"].dtype)
     loss.load_state_dict({name: case.inputs[name].detach() for name in banks}, strict=False)
-    parts = {f"loss.{own}": case.weights[theirs] for theirs, own in case.weight_names.items()}
-    return loss, torch.func.functional_call(_TwoSteps(loss), parts, (case.inputs, until))
+
+    def steps(loss: Contrastive) -> Tensor:
+        inputs = case.inputs
+        for step in range(1, until + 1):
+            value = loss.contrast(inputs[f"f_s.{step}"], inputs[f"f_t.{step}"], inputs[f"contrast_idx.{step}"])
+        return value.mean()
+
+    return loss, case.used(loss, steps)
 
 
-def _crd_bank(name: str, until: int) -> Out:
-    return lambda case: _crd(case, until)[0].get_buffer(name)
+def _crd_bank(name: str) -> Callable[[int], Out]:
+    return lambda until: lambda case: _crd(case, until)[0].get_buffer(name)
 
 
 def _crd_z(i: int) -> Out:
@@ -63,12 +57,8 @@ def _ft_reconstruction(form: str) -> Out:
 
 def _ft_factor(side: str) -> Out:
     def out(case: Case) -> Tensor:
-        loss = case.built("ft", _ft()(case.hp))
-        if side == "t":
-            factor: Tensor = loss.get_submodule("paraphrasers.0.encoder")(case.teacher.features[0])
-        else:
-            factor = loss.get_submodule("translators.0")(case.student.features[0])
-        return factor
+        path = {"t": "paraphrasers.0.encoder", "s": "translators.0"}[side]
+        return case.part("ft", _ft()(case.hp), path, (case.teacher if side == "t" else case.student).features[0])
 
     return out
 
@@ -85,8 +75,7 @@ def _pad(**options: Any) -> Callable[[Hyper], dict[str, Any]]:
 
 
 def _pad_log_variance(case: Case) -> Tensor:
-    value: Tensor = case.built("pad", _pad()(case.hp)).get_submodule("heads.0")(case.student.features[0])
-    return value
+    return case.part("pad", _pad()(case.hp), "heads.0", case.student.features[0])
 
 
 def _pad_given_variance(case: Case) -> Tensor:
@@ -128,9 +117,10 @@ def _review_or_context(case: Case) -> Tensor:
 
 def _review_fused(level: int) -> Out:
     def out(case: Case) -> Tensor:
-        loss = case.built("reviewkd", _review(case.hp))
+        loss = case.loss("reviewkd", _review(case.hp))
         assert isinstance(loss, KnowledgeReview)
-        return loss.fuse(case.student.features, [f.shape[2:] for f in case.teacher.features])[level]
+        sizes = [f.shape[2:] for f in case.teacher.features]
+        return case.used(loss, lambda loss: loss.fuse(case.student.features, sizes)[level])
 
     return out
 
@@ -143,16 +133,15 @@ REVIEW_PARTS = {
 
 
 def _vid(hp: Hyper) -> dict[str, Any]:
-    return {"hidden": hp["mid_channels"], "initial_variance": hp["init_pred_var"]}
+    return {"hidden": hp["mid_channels"], "initial_variance": hp["init_pred_var"], "eps": hp["eps"]}
 
 
 ADAPTERS: dict[str, Adapter] = {
     "crd": Adapter(
-        outs={
-            **{f"loss.{n}": lambda case, n=n: _crd(case, n)[1] for n in (1, 2)},
-            **{f"{bank}_after.{n}": _crd_bank(bank, n) for bank in ("memory_s", "memory_t") for n in (1, 2)},
-            "Z_s": _crd_z(0),
-            "Z_t": _crd_z(1),
+        outs={"Z_s": _crd_z(0), "Z_t": _crd_z(1)},
+        numbered={
+            "loss.": lambda step: lambda case: _crd(case, step)[1],
+            **{f"{bank}_after.": _crd_bank(bank) for bank in ("memory_s", "memory_t")},
         },
         weight_names={
             f"embed_{side}.linear.{part}": f"embed_{side}.{part}" for side in "st" for part in ("weight", "bias")
@@ -197,12 +186,9 @@ ADAPTERS: dict[str, Adapter] = {
         weight_names={f"embed.{part}": f"projectors.0.{part}" for part in ("weight", "bias")},
     ),
     "reviewkd": Adapter(
-        outs={"loss": _review_or_context, **{f"fused.{level}": _review_fused(level) for level in range(8)}},
-        weight_names={
-            f"abf.{level}.{theirs}": f"levels.{level}.{own}"
-            for level in range(8)
-            for theirs, own in REVIEW_PARTS.items()
-        },
+        outs={"loss": _review_or_context},
+        weight_names={f"abf.#.{theirs}": f"levels.#.{own}" for theirs, own in REVIEW_PARTS.items()},
+        numbered={"fused.": _review_fused},
     ),
     "vid": Adapter(
         outs={"loss": terms((1.0, "vid", _vid))},

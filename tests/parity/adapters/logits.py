@@ -28,20 +28,20 @@ def _standardised(std: str) -> Out:
 
     def out(case: Case) -> Tensor:
         plugin = plugins.load("modifiers", "zscore")
-        modifier = plugin(plugin.Config(std=std), Shapes(case.student.logits.shape[1]))
+        modifier = plugin(plugin.Config(std=std, eps=case.hp["eps"]), Shapes(case.student.logits.shape[1]))
         changed = modifier.before(case.student, case.teacher, case.batch)
-        value: Tensor = case.built("kd", _kd(case.hp))(*changed, case.batch)
+        value: Tensor = case.loss("kd", _kd(case.hp))(*changed, case.batch)
         return value.mean()
 
     return out
 
 
 def _dist(hp: Hyper) -> dict[str, Any]:
-    return {"temperature": hp["tau"], "inter": hp["beta"], "intra": hp["gamma"]}
+    return {"temperature": hp["tau"], "inter": hp["beta"], "intra": hp["gamma"], "eps": hp["eps"]}
 
 
 def _dist_part(inter: float, intra: float) -> Callable[[Hyper], dict[str, Any]]:
-    return lambda hp: {"temperature": hp["tau"], "inter": inter, "intra": intra, "scale_t2": False}
+    return lambda hp: {**_dist(hp), "inter": inter, "intra": intra, "scale_t2": False}
 
 
 def _by_pixel(out: Out) -> Out:
@@ -55,8 +55,8 @@ ADAPTERS: dict[str, Adapter] = {
     "dist": Adapter(
         outs={
             "loss": _by_pixel(terms((1.0, "dist", _dist))),
-            "inter": terms((1.0, "dist", _dist_part(1, 0))),
-            "intra": terms((1.0, "dist", _dist_part(0, 1))),
+            "inter": _by_pixel(terms((1.0, "dist", _dist_part(1, 0)))),
+            "intra": _by_pixel(terms((1.0, "dist", _dist_part(0, 1)))),
         }
     ),
     "kd": Adapter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -28,9 +29,8 @@ def _ab_mean(hp: Hyper) -> dict[str, Any]:
 
 def _ab_mapped(case: Case) -> list[tuple[Tensor, Tensor]]:
     """The student's features behind their connectors, each with the teacher's."""
-    connectors = case.built("ab", _ab(case.hp)).get_submodule("connectors").children()
-    sides = zip(connectors, case.student.features, case.teacher.features, strict=True)
-    return [(connect(s), t) for connect, s, t in sides]
+    sides = zip(case.student.features, case.teacher.features, strict=True)
+    return [(case.part("ab", _ab(case.hp), f"connectors.{i}", s), t) for i, (s, t) in enumerate(sides)]
 
 
 def _ab_layers(case: Case) -> Tensor:
@@ -48,11 +48,7 @@ def _fitnet(hp: Hyper) -> dict[str, Any]:
 
 
 def _regressed(case: Case) -> Tensor:
-    loss = case.loss("fitnet", _fitnet(case.hp))
-    regressor = loss.get_submodule("regressors.0")
-    weights = {name.removeprefix("regressors.0."): value for name, value in case.parts(loss).items()}
-    out: Tensor = torch.func.functional_call(regressor, weights, (case.student.features[0],))
-    return out
+    return case.part("fitnet", _fitnet(case.hp), "regressors.0", case.student.features[0])
 
 
 def _at(hp: Hyper) -> dict[str, Any]:
@@ -77,8 +73,8 @@ def _fsp_layers(case: Case) -> Tensor:
     return torch.stack([replace(case, inputs=p).value("fsp", _fsp_repdistiller(case.hp)) for p in pairs])
 
 
-def _flow(first: int, pool: Literal["max", "avg"]) -> Out:
-    return lambda case: flow(case.inputs[f"f_s.{first}"], case.inputs[f"f_s.{first + 1}"], pool)
+def _flow(pool: Literal["max", "avg"]) -> Callable[[int], Out]:
+    return lambda first: lambda case: flow(case.inputs[f"f_s.{first}"], case.inputs[f"f_s.{first + 1}"], pool)
 
 
 def _answer(case: Case, side: str) -> Outputs:
@@ -95,15 +91,16 @@ def _input_derivative(side: str) -> Out:
     def out(case: Case) -> Tensor:
         answer = _answer(case, side)
         values = functional.cross_entropy(answer.logits, case.batch.labels, reduction="none")
-        return input_derivative(values, case.inputs["x"], create_graph=False)
+        return input_derivative(values, case.inputs["x"], create_graph=True)
 
     return out
 
 
 def _at_grad(mode: Literal["norm", "squared"]) -> Out:
     def out(case: Case) -> Tensor:
-        loss = GradientAttention(GradientAttention.Config(mode=mode), Shapes(classes=7))
-        return loss(_answer(case, "s"), _answer(case, "t"), case.batch).mean()
+        student, teacher = (_answer(case, side) for side in "st")
+        loss = GradientAttention(GradientAttention.Config(mode=mode), Shapes(classes=student.logits.shape[1]))
+        return loss(student, teacher, case.batch).mean()
 
     return out
 
@@ -115,13 +112,9 @@ ADAPTERS: dict[str, Adapter] = {
             "loss_mean": terms((1.0, "ab", _ab_mean)),
             "loss_layers_sum": _ab_layers,
             "mismatch_fraction": _ab_mismatch,
-            "mapped_s0": lambda case: _ab_mapped(case)[0][0],
         },
-        weight_names={
-            f"connector.{layer}.{part}": f"connectors.{layer}.{part}"
-            for layer in range(8)
-            for part in ("0.weight", "1.weight", "1.bias")
-        },
+        weight_names={f"connector.#.{part}": f"connectors.#.{part}" for part in ("0.weight", "1.weight", "1.bias")},
+        numbered={"mapped_s": lambda layer: lambda case: _ab_mapped(case)[layer][0]},
     ),
     "at": Adapter(
         outs={
@@ -154,14 +147,11 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "fsp": Adapter(
         outs={
-            "loss_paper": terms((1.0, "fsp", defaults)),
+            "loss_paper": terms(("lambda_i", "fsp", defaults)),
             "loss_repdistiller": terms((1.0, "fsp", _fsp_repdistiller)),
             "loss_layers_repdistiller": _fsp_layers,
             "loss_torchdistill": terms((1.0, "fsp", lambda hp: {"reduction": "columns"})),
-            "G_s_max.0": _flow(0, "max"),
-            "G_s_max.1": _flow(1, "max"),
-            "G_s_avg.0": _flow(0, "avg"),
-            "G_s_avg.1": _flow(1, "avg"),
-        }
+        },
+        numbered={"G_s_max.": _flow("max"), "G_s_avg.": _flow("avg")},
     ),
 }

@@ -10,12 +10,8 @@ from tests.parity.cases import Adapter, Hyper, Out, defaults, terms
 __all__ = ["ADAPTERS"]
 
 
-def _pkt_row(hp: Hyper) -> dict[str, Any]:
-    return {"reduction": "row"}
-
-
-def _pkt_offdiagonal(hp: Hyper) -> dict[str, Any]:
-    return {"reduction": "offdiagonal"}
+def _pkt(reduction: str) -> Callable[[Hyper], dict[str, Any]]:
+    return lambda hp: {"reduction": reduction, "eps": hp["eps"]}
 
 
 def _rkd(distance: float, angle: float) -> Callable[[Hyper], dict[str, Any]]:
@@ -49,7 +45,7 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "ickd": Adapter(
         outs={
-            "loss": terms((1.0, "ickd", defaults)),
+            "loss": terms((1.0, "ickd", _ickd("cifar"))),
             "loss_c2": terms((1.0, "ickd", _ickd("paper"))),
             "loss_imagenet": terms((1.0, "ickd", _ickd("imagenet"))),
         },
@@ -61,16 +57,16 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "pkt": Adapter(
         outs={
-            "loss": terms((1.0, "pkt", defaults)),
-            "loss_row_kl": terms((1.0, "pkt", _pkt_row)),
-            "paper_offdiag": terms((1.0, "pkt", _pkt_offdiagonal)),
+            "loss": terms((1.0, "pkt", _pkt("code"))),
+            "loss_row_kl": terms((1.0, "pkt", _pkt("row"))),
+            "paper_offdiag": terms((1.0, "pkt", _pkt("offdiagonal"))),
         }
     ),
     "rkd": Adapter(
         outs={
             "loss_dist": terms((1.0, "rkd", _rkd(1, 0))),
             "loss_angle": terms((1.0, "rkd", _rkd(0, 1))),
-            "loss_25_50": terms((1.0, "rkd", defaults)),
+            "loss_25_50": terms((1.0, "rkd", _rkd(25, 50))),
             "loss_1_2": terms((1.0, "rkd", _rkd(1, 2))),
         }
     ),

@@ -48,6 +48,13 @@ def test_only_where_it_is_active_counts(seed: int, scale: float, mode: str) -> N
     torch.testing.assert_close(value(student.flip(1), -teacher, mode=mode), want)
 
 
+@given(seed=SEEDS, times=st.integers(2, 4), mode=MODES)
+def test_how_many_channels_say_the_same_does_not_count(seed: int, times: int, mode: str) -> None:
+    student, teacher = maps(seed)
+    repeated = value(student.repeat(1, times, 1, 1), teacher, mode=mode)
+    torch.testing.assert_close(repeated, value(student, teacher, mode=mode))
+
+
 @given(seed=SEEDS, mode=MODES)
 def test_a_common_permutation_of_positions_changes_nothing(seed: int, mode: str) -> None:
     student, teacher = maps(seed)

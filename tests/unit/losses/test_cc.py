@@ -62,6 +62,13 @@ def test_the_order_of_the_samples_is_nothing_to_the_papers_kernels(kernel: str, 
     torch.testing.assert_close(value(module, s[order], t[order]), value(module, s, t))
 
 
+@given(seed=st.integers(0, 999))
+def test_the_order_of_the_samples_counts_for_adjacent(seed: int) -> None:
+    module, s, t = loss(kernel="adjacent"), rows(seed), rows(seed + 1, 7)
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    assert not torch.isclose(value(module, s[order], t[order]), value(module, s, t), rtol=1e-4)
+
+
 def test_adjacent_multiplies_neighbours() -> None:
     s, t = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.0, 4.0]]), torch.zeros(3, 2)
     assert float(adjacent_gap(s, t)) == ((1 * 3 + 2 * 1) + (3 * 0 + 1 * 4)) / 2

@@ -32,6 +32,15 @@ def test_equals_the_formula(seed: int, smoothing: float) -> None:
     np.testing.assert_allclose(got, -(target * log_q).sum(1), rtol=1e-9, atol=1e-12)
 
 
+@given(seed=st.integers(0, 999), smoothing=st.floats(0, 0.9), shift=st.floats(-50, 50))
+def test_a_shift_of_the_logits_changes_nothing(seed: int, smoothing: float, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = torch.from_numpy(rng.normal(scale=5, size=(7, 5))), torch.from_numpy(rng.integers(0, 5, 7))
+    torch.testing.assert_close(
+        cross_entropy(logits + shift, labels, smoothing), cross_entropy(logits, labels, smoothing)
+    )
+
+
 @given(seed=st.integers(0, 999), smoothing=st.sampled_from([0.0, 0.1]))
 def test_mixed_labels_weigh_by_their_share(seed: int, smoothing: float) -> None:
     rng = torch.Generator().manual_seed(seed)

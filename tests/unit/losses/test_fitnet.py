@@ -27,6 +27,18 @@ def value(hints: Hints, student: Tensor, teacher: Tensor) -> Tensor:
     return hints(Outputs(LOGITS, [student]), Outputs(LOGITS, [teacher]), BATCH)
 
 
+@given(seed=st.integers(0, 999), regressor=st.sampled_from(["conv_bn", "conv1x1"]))
+def test_a_common_permutation_of_positions_changes_nothing_where_sizes_agree(seed: int, regressor: str) -> None:
+    rng = np.random.default_rng(seed)
+    sides, order = (
+        [torch.from_numpy(rng.normal(size=(4, c, 3, 3))) for c in (2, 5)],
+        torch.from_numpy(rng.permutation(9)),
+    )
+    hints = loss((2, 3, 3), (5, 3, 3), regressor=regressor).double()
+    moved = [side.flatten(2)[..., order].view_as(side) for side in sides]
+    torch.testing.assert_close(value(hints, *moved), value(hints, *sides))
+
+
 @pytest.mark.parity
 @given(seed=st.integers(0, 999))
 def test_the_papers_form_is_half_the_squared_distance(seed: int) -> None:
@@ -111,6 +123,6 @@ def test_sizes_that_nothing_bridges_are_refused() -> None:
 def test_a_single_value_a_channel_is_refused_in_training_only() -> None:
     hints, one = loss((3,), (4,)), Outputs(LOGITS[:1], [torch.ones(1, 3)])
     teacher = Outputs(LOGITS[:1], [torch.ones(1, 4)])
-    with pytest.raises(ShapeError, match="batch_size 1"):
+    with pytest.raises(ShapeError, match=r"fitnet.*one value a channel.*batch_size"):
         hints(one, teacher, BATCH.first(1))
     assert hints.eval()(one, teacher, BATCH.first(1)).shape == (1,)

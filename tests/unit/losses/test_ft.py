@@ -44,7 +44,9 @@ def test_equals_the_formula(seed: int, distance: Distance) -> None:
     torch.testing.assert_close(factor_distance(s, t, distance), want[distance])
 
 
-@given(seed=st.integers(0, 999), scale=st.floats(0.01, 100), distance=st.sampled_from(DISTANCES))
+@given(
+    seed=st.integers(0, 999), scale=st.sampled_from([1e-4, 0.01, 0.3, 7.0, 100.0]), distance=st.sampled_from(DISTANCES)
+)
 def test_a_positive_scale_of_either_factor_changes_nothing(seed: int, scale: float, distance: Distance) -> None:
     s, t = draw(seed, 3, 4, 4), draw(seed + 1, 3, 4, 4)
     plain = factor_distance(s, t, distance)

@@ -47,6 +47,12 @@ def test_neither_the_place_of_the_pixels_nor_the_scale_matters(seed: int, scale:
     assert float(channel_gap(copy, s).max()) < 1e-20
 
 
+@given(seed=st.integers(0, 999))
+def test_the_order_of_the_channels_is_nothing_to_it(seed: int) -> None:
+    s, t, order = maps(seed, 6), maps(seed + 1, 6), torch.tensor([3, 1, 5, 0, 2, 4])
+    torch.testing.assert_close(channel_gap(s[:, order], t[:, order]), channel_gap(s, t))
+
+
 def test_the_reductions_differ_by_channels_and_samples() -> None:
     s, t = maps(0, 5), maps(1, 6)
     plain = value(loss(), s, t)

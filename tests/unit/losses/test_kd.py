@@ -59,6 +59,18 @@ def test_gradient_is_t_times_the_difference_of_the_distributions(seed: int, t: f
     np.testing.assert_allclose(student.grad, want, rtol=1e-7, atol=1e-10)
 
 
+@given(seed=st.integers(0, 999), ours=st.floats(-50, 50), theirs=st.floats(-50, 50), form=st.sampled_from(["kl", "ce"]))
+def test_a_shift_of_either_sides_logits_and_the_order_of_classes_change_nothing(
+    seed: int, ours: float, theirs: float, form: str
+) -> None:
+    student, teacher = (torch.from_numpy(z) for z in logits(seed))
+    want, order = loss(form=form)(Outputs(student), Outputs(teacher), BATCH), torch.randperm(11)
+    shifted = loss(form=form)(Outputs(student + ours), Outputs(teacher + theirs), BATCH)
+    moved = loss(form=form)(Outputs(student[:, order]), Outputs(teacher[:, order]), BATCH)
+    torch.testing.assert_close(shifted, want)
+    torch.testing.assert_close(moved, want)
+
+
 def test_a_student_that_agrees_has_no_loss_and_no_gradient() -> None:
     student = torch.randn(7, 11, requires_grad=True)
     values = loss()(Outputs(student), Outputs(student.detach()), BATCH)

@@ -45,6 +45,14 @@ def test_a_shift_of_all_logits_counts_unless_centred(seed: int, shift: float) ->
     torch.testing.assert_close(gap, shift**2 + 2 * shift * mean, rtol=1e-6, atol=1e-8)
 
 
+@given(seed=st.integers(0, 999), times=st.integers(2, 4))
+def test_the_mean_keeps_its_weight_over_any_number_of_classes_and_the_papers_sum_grows(seed: int, times: int) -> None:
+    student, teacher = pair(seed)
+    more = [z.repeat(1, times) for z in (student, teacher)]
+    torch.testing.assert_close(value(*more), value(student, teacher))
+    torch.testing.assert_close(value(*more, reduction="paper"), times * value(student, teacher, reduction="paper"))
+
+
 def test_a_student_that_agrees_has_no_loss_and_no_gradient() -> None:
     student = torch.randn(7, 11, requires_grad=True)
     values = value(student, student.detach())

@@ -43,6 +43,14 @@ def test_a_rotated_and_scaled_copy_has_no_loss(seed: int, scale: float) -> None:
     assert float(similarity_gap(scale * t @ turn, t)) < 1e-20
 
 
+@given(seed=st.integers(0, 999), scale=st.floats(2, 100))
+def test_the_scale_of_one_sample_counts(seed: int, scale: float) -> None:
+    """Rows of the products are normalised and not the features: their lengths say how much each sample weighs."""
+    s = rows(seed)
+    longer = torch.cat([scale * s[:1], s[1:]])
+    assert float(similarity_gap(longer, s)) > 1e-6
+
+
 @given(seed=st.integers(0, 999))
 def test_the_order_of_the_samples_is_nothing_to_it(seed: int) -> None:
     s, t, order = rows(seed), rows(seed + 1), torch.tensor([3, 1, 5, 0, 2, 4])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdscale.api import Batch, Outputs, Shapes
 from kdscale.errors import ShapeError
-from kdscale.losses.vid import EPS, VariationalInformation, gaussian_nll
+from kdscale.losses.vid import VariationalInformation, gaussian_nll
 
 LOGITS = torch.zeros(4, 3)
 BATCH = Batch(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), torch.arange(4), view=0)
@@ -41,10 +41,24 @@ def test_equals_the_gaussian_log_likelihood(seed: int) -> None:
     torch.testing.assert_close(gaussian_nll(mean, target, variance), want)
 
 
+@given(seed=st.integers(0, 999))
+def test_the_place_of_the_pixels_is_nothing_to_it(seed: int) -> None:
+    module, sides, order = loss(), (maps(seed, 5), maps(seed + 1, 6)), torch.tensor([4, 1, 8, 0, 2, 7, 3, 6, 5])
+    moved = [side.flatten(2)[:, :, order].view_as(side) for side in sides]
+    torch.testing.assert_close(value(module, *moved), value(module, *sides))
+
+
+@given(seed=st.integers(0, 999), scale=st.floats(0.1, 10))
+def test_units_of_the_features_shift_the_likelihood_by_their_logarithm(seed: int, scale: float) -> None:
+    mean, target, variance = maps(seed, 6), maps(seed + 1, 6), torch.full((6,), 0.7, dtype=torch.float64)
+    got = gaussian_nll(scale * mean, scale * target, scale**2 * variance)
+    torch.testing.assert_close(got, gaussian_nll(mean, target, variance) + float(np.log(scale)))
+
+
 @given(variance=st.floats(0.01, 50))
 def test_variances_start_where_they_are_told(variance: float) -> None:
     module = loss(initial_variance=variance)
-    got = torch.nn.functional.softplus(module.raw_variances[0]) + EPS
+    got = torch.nn.functional.softplus(module.raw_variances[0]) + 1e-5
     torch.testing.assert_close(got.detach(), torch.full((6,), variance).double(), rtol=1e-5, atol=1e-6)
 
 
@@ -109,5 +123,6 @@ def test_features_that_are_no_maps_are_refused() -> None:
 
 
 def test_a_variance_must_be_possible() -> None:
-    with pytest.raises(ValueError, match="initial_variance"):
-        VariationalInformation.Config(initial_variance=0)
+    for options in ({"initial_variance": 0.0}, {"initial_variance": 1e-3, "eps": 1e-3}):
+        with pytest.raises(ValueError, match="initial_variance"):
+            VariationalInformation.Config(**options)

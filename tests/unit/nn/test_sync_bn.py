@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdscale.errors import ConfigError
-from kdscale.nn.sync_bn import SyncBatchNorm, average_buffers, to_sync_bn
+from kdscale import ranks
+from kdscale.errors import ConfigError, ShapeError
+from kdscale.nn.sync_bn import SyncBatchNorm, average_buffers, needs_two_values, to_sync_bn
 
 
 def test_converts_in_place_and_keeps_what_refers_to_it() -> None:
@@ -47,3 +48,20 @@ def test_averages_are_copies() -> None:
     averaged["0.running_mean"].add_(1)
     assert model[0].running_mean is not None
     assert model[0].running_mean.sum() == 0
+
+
+def test_one_value_a_channel_is_refused_in_training_only() -> None:
+    part, alone = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), torch.zeros(1, 3)
+    with pytest.raises(ShapeError, match=r"^ab: .*one value a channel.*train.batch_size"):
+        needs_two_values("ab", alone, part)
+    needs_two_values("ab", torch.zeros(2, 3), part)
+    needs_two_values("ab", torch.zeros(1, 3, 2, 1), part)
+    needs_two_values("ab", alone, nn.Linear(3, 4))
+    needs_two_values("ab", alone, part.eval())
+
+
+def test_one_value_a_channel_on_each_of_two_ranks_are_two_if_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    with pytest.raises(ShapeError, match="bn: sync"):
+        needs_two_values("ab", torch.zeros(1, 3), nn.BatchNorm1d(3))
+    needs_two_values("ab", torch.zeros(1, 3), to_sync_bn(nn.BatchNorm1d(3)))
