@@ -120,7 +120,7 @@ class Form:
             said = "the model does not say how many tokens come before those of patches: set prefix: N (0: none)"
             raise self._error(feature, said)
         if self._fits(count - before, asked) is None:
-            said = f"the model says that {before} tokens come before those of patches, which leaves {count - before}: "
+            said = f"the model's num_prefix_tokens is {before}, which leaves {count - before} for patches: "
             raise self._error(
                 feature, said + "no square, nor the grid; set prefix: N (0: none) or grid: [rows, columns]"
             )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from kdscale.config.schema import StageSpec, TermConfig
 from kdscale.config.stages import term_key
-from kdscale.config.taps import Tap
+from kdscale.config.taps import Tap, name_of
 from kdscale.errors import TapError
 
 __all__ = ["blamed", "wanted_taps"]
@@ -26,7 +26,7 @@ def wanted_taps(terms: Sequence[TermConfig], only: str | None) -> dict[str | Non
             continue
         for owner, taps in ((None, term.taps.student), (term.teacher or only, term.taps.teacher)):
             listed = wanted.setdefault(owner, [])
-            listed += [tap for tap in taps if tap not in listed]
+            listed += [tap for tap in dict.fromkeys(taps) if tap not in listed]
     return wanted
 
 
@@ -42,12 +42,20 @@ def blamed(spec: StageSpec, owner: str | None, only: str | None) -> Iterator[Non
     try:
         yield
     except TapError as error:
-        side = "student" if owner is None else "teacher"
-        for pass_, terms in spec.passes.items():
-            for term in terms:
-                taps = term.taps and (term.taps.student if owner is None else term.taps.teacher)
-                mine = owner is None or (term.teacher or only) == owner
-                if mine and taps and error.tap in [str(tap) for tap in taps]:
-                    key = term_key(spec, spec.name, pass_, term.id)
-                    raise TapError(f"{key}.taps.{side}: {error}", error.tap) from error
+        asked = list(_asked(spec, owner, only))
+        # a module that is not there is known by its name alone, whatever form it should have had
+        for called in (str, name_of):
+            for key, tap in asked:
+                if called(tap) == error.tap:
+                    raise TapError(f"{key}: {error}", error.tap) from error
         raise
+
+
+def _asked(spec: StageSpec, owner: str | None, only: str | None) -> Iterator[tuple[str, Tap]]:
+    """Every tap on one network, with the key path under which a term asks for it."""
+    side = "student" if owner is None else "teacher"
+    for pass_, terms in spec.passes.items():
+        for term in terms:
+            if term.taps is not None and (owner is None or (term.teacher or only) == owner):
+                key = f"{term_key(spec, spec.name, pass_, term.id)}.taps.{side}"
+                yield from ((key, tap) for tap in (term.taps.student if owner is None else term.taps.teacher))
