@@ -3,7 +3,7 @@
 KDScaleError                     everything that kdscale raises on purpose
 ├── ConfigError                  the YAML, an override or a flag; names file, key path, nearest valid key
 ├── PluginError                  a plug-in or a user's own code cannot be found, loaded or configured
-├── TapError                     a tap is missing, silent, fires twice or is overwritten in place
+├── TapError                     a tap is missing, silent, fires twice, is overwritten in place, or of another form
 ├── ShapeError                   tensors that do not fit each other
 ├── DataError                    a data set is missing, damaged or not what its fingerprint says
 ├── CacheError                   the teacher cache
@@ -55,7 +55,14 @@ class PluginError(KDScaleError):
 
 
 class TapError(KDScaleError):
-    """A tap is missing, silent, fires more than once, or is overwritten in place."""
+    """A tap is missing, silent, fires more than once, is overwritten in place, or has not the form it is asked for.
+
+    `tap` is how the config calls it, where it is one tap that is wrong.
+    """
+
+    def __init__(self, message: str, tap: str | None = None) -> None:
+        super().__init__(message)
+        self.tap = tap
 
 
 class ShapeError(KDScaleError):

@@ -36,6 +36,7 @@ from kdscale.config.sections import (
     TrainConfig,
     outside,
 )
+from kdscale.config.taps import TapsConfig
 
 __all__ = [
     "AugmentConfig",
@@ -127,13 +128,6 @@ class TeacherRef(Model):
         weights = self.weights or [1.0] * len(members)
         whole = math.fsum(weights)
         return {name: float(f"{weight / whole:.12g}") for name, weight in sorted(zip(members, weights, strict=True))}
-
-
-class TapsConfig(Model):
-    """Which features a term compares, in order."""
-
-    student: list[str] = []
-    teacher: list[str] = []
 
 
 class ModifierConfig(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +14,9 @@ from rich.table import Table
 from kdscale import plugins
 from kdscale.config.reading import SHIPPED
 from kdscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kdscale.nn.build import TapRow
 
 __all__ = ["plugins_of", "schema"]
 
@@ -133,17 +137,27 @@ def _taps(words: Sequence[str]) -> int:
     rows = list_taps(
         StudentConfig(model=words[0], **given), info, size, plugins=PluginsConfig(path=["."], allow=[package])
     )
+    foreign = ":" in words[0]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title, side in (
         ("path", "left"),
         ("name", "left"),
         ("shape", "left"),
         ("params so far", "right"),
+        *([("as", "left")] if foreign else []),
         ("", "left"),
     ):
-        table.add_column(title, justify=side)  # type: ignore[arg-type]
+        table.add_column(title, justify=side, no_wrap=title in ("path", "name", "shape"))  # type: ignore[arg-type]
     for row in rows:
         shape = "x".join(map(str, row.shape)) if row.shape else "-"
-        table.add_row(row.path, row.name, shape, f"{row.params:,}", row.usable)
+        forms = [_forms(row)] if foreign else []
+        table.add_row(row.path, row.name, shape, f"{row.params:,}", *forms, row.usable)
     Console().print(table)
     return 0
+
+
+def _forms(row: TapRow) -> str:
+    """The forms that a tap may have there; of tokens that the model does not count, what is to be said with them."""
+    if row.usable or row.shape is None:
+        return ""
+    return ", ".join(row.forms) or ("with prefix: N" if len(row.shape) == 2 else "")

@@ -12,11 +12,13 @@ from torch import nn
 
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import InputConfig, PluginsConfig, StudentConfig
+from kdscale.config.taps import Tap
 from kdscale.draws import seed_of
 from kdscale.errors import CheckpointMismatch, ConfigError, KDScaleError
 from kdscale.nn.class_order import class_map
 from kdscale.nn.foreign import Origin, check_arguments, origin_of
-from kdscale.nn.network import Network, NetworkInput
+from kdscale.nn.network import DRY_IMAGES, Network, NetworkInput
+from kdscale.nn.tap_forms import fitting, told_by
 from kdscale.nn.taps import Catch
 from kdscale.nn.weights import fit_tensors, load_weights, read_tensors, tensors_hash
 
@@ -37,6 +39,8 @@ class TapRow(NamedTuple):
     """Parameters run so far, this one's included."""
     usable: str
     """Empty, or why it cannot be a tap."""
+    forms: tuple[str, ...] = ()
+    """In which a tap can read it (`as: map`, say), with no more than its name."""
 
 
 def build_network(  # noqa: PLR0913
@@ -44,7 +48,7 @@ def build_network(  # noqa: PLR0913
     info: DatasetInfo,
     size: int,
     *,
-    taps: Sequence[str] = (),
+    taps: Sequence[Tap] = (),
     seed: int = 0,
     part: str = "student",
     snapshot: Path | None = None,
@@ -138,8 +142,9 @@ def _rows(model: nn.Module, catches: Mapping[str, Catch], names: Mapping[str, st
             if id(parameter) not in counted:
                 counted.add(id(parameter))
                 params += parameter.numel()
-        problem = catches[path].problem() or ""
-        rows.append(TapRow(path, names.get(path, ""), catches[path].shape, params, problem))
+        problem, shape = catches[path].problem(DRY_IMAGES) or "", catches[path].shape
+        forms = () if problem or shape is None else fitting(told_by(model, path), path, shape)
+        rows.append(TapRow(path, names.get(path, ""), shape, params, problem, forms))
     return rows
 
 

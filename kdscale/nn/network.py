@@ -9,11 +9,15 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from kdscale.api import Outputs
+from kdscale.config.taps import Tap, name_of
 from kdscale.errors import ShapeError, TapError
 from kdscale.nn.input import NetworkInput
+from kdscale.nn.tap_forms import Form, told_by
 from kdscale.nn.taps import Catch, locate
 
-__all__ = ["Network", "NetworkInput"]
+__all__ = ["DRY_IMAGES", "Network", "NetworkInput"]
+
+DRY_IMAGES = 2
 
 
 class Network(nn.Module):
@@ -24,7 +28,7 @@ class Network(nn.Module):
     Args:
         model: any module from images (B, K, H, W) to logits (B, C).
         input: how the loader's images become what the model wants.
-        taps: which features `Outputs.features` holds, in this order.
+        taps: which features `Outputs.features` holds, in this order; one module may be read in several forms.
         own_taps: the user's names for module paths of a foreign model.
         class_map: index among the model's logits of each class of the data; None when they agree.
 
@@ -38,7 +42,7 @@ class Network(nn.Module):
         self,
         model: nn.Module,
         input: NetworkInput,
-        taps: Sequence[str] = (),
+        taps: Sequence[Tap] = (),
         *,
         own_taps: Mapping[str, str] | None = None,
         class_map: Sequence[int] | None = None,
@@ -49,11 +53,16 @@ class Network(nn.Module):
         self.own_taps = dict(own_taps or {})
         self.input_grad = False
         self.taps = tuple(taps)
-        located = locate(model, taps, own_taps)
-        self._post_relu = {tap: behind for tap, (_, behind) in located.items()}
-        self.catches = [Catch(tap, path) for tap, (path, _) in located.items()]
+        located = locate(model, map(name_of, taps), own_taps)
+        self._post_relu = {name: behind for name, (_, behind) in located.items()}
+        paths = [located[name_of(tap)][0] for tap in self.taps]
+        self.catches = [Catch(str(self.taps[paths.index(path)]), path) for path in dict.fromkeys(paths)]
         for catch in self.catches:
             model.get_submodule(catch.path).register_forward_hook(catch)
+        own = [catch.path for catch in self.catches]
+        self._read = [
+            (own.index(path), Form(tap, told_by(model, path))) for tap, path in zip(self.taps, paths, strict=True)
+        ]
         index = None if class_map is None else torch.tensor(list(class_map), dtype=torch.int64)
         self.register_buffer("class_map", index, persistent=False)
 
@@ -64,17 +73,18 @@ class Network(nn.Module):
         computed in fp32 whatever the autocast: second derivatives in half precision are noise.
         """
         if not self.input_grad or not torch.is_grad_enabled():
-            return Outputs(self._logits(images), [catch.take() for catch in self.catches])
+            return Outputs(self._logits(images), self._features())
         pixels = (images.to(self.input.scale.dtype) / 255.0).requires_grad_()
         with torch.autocast(images.device.type, enabled=False):
             logits = self._logits(pixels * 255.0)
-        return Outputs(logits, [catch.take() for catch in self.catches], pixels)
+        return Outputs(logits, self._features(), pixels)
 
-    def post_relu(self, tap: str) -> bool:
-        """Whether a tap's values lie behind a ReLU. Raises: TapError when there is no such tap."""
-        if tap in self._post_relu:
-            return self._post_relu[tap]
-        return locate(self.model, [tap], self.own_taps)[tap][1]
+    def post_relu(self, tap: Tap) -> bool:
+        """Whether a tap's values lie behind a ReLU, whatever its form. Raises: TapError when there is no such tap."""
+        name = name_of(tap)
+        if name in self._post_relu:
+            return self._post_relu[name]
+        return locate(self.model, [name], self.own_taps)[name][1]
 
     def prepare(self, channels_last: bool, device: torch.device | str) -> Network:  # noqa: FBT001
         """Move to a device and to the memory layout that is fast there; returns itself."""
@@ -90,7 +100,7 @@ class Network(nn.Module):
             size: pixels a side of the loader's images.
 
         Raises:
-            TapError: a tap is silent, fires twice, gives no tensor or is overwritten in place.
+            TapError: a tap is silent, fires twice, gives no tensor, is overwritten in place, or cannot have its form.
             ShapeError: the model fails on such images, or does not answer with logits (B, C).
         """
         features = self.dry(size).features
@@ -99,7 +109,9 @@ class Network(nn.Module):
     @torch.no_grad()
     def dry(self, size: int) -> Outputs:
         """The dry forward: two black images, in eval mode, with every tap checked."""
-        images = torch.zeros(2, self.input.given, size, size, dtype=torch.uint8, device=self.input.scale.device)
+        images = torch.zeros(
+            DRY_IMAGES, self.input.given, size, size, dtype=torch.uint8, device=self.input.scale.device
+        )
         training = {module: module.training for module in self.modules()}
         try:
             logits = self.eval()._logits(images)
@@ -108,11 +120,14 @@ class Network(nn.Module):
         finally:
             for module, mode in training.items():
                 module.training = mode
-        problems = [f"{c.tap} ({c.path}) {fault}" for c in self.catches if (fault := c.problem())]
-        features = [] if problems else [catch.take() for catch in self.catches]
+        problems = {c.tap: f"{c.tap} ({c.path}) {fault}" for c in self.catches if (fault := c.problem(DRY_IMAGES))}
         if problems:
-            raise TapError(f"{type(self.model).__name__}: tap {'; tap '.join(problems)}")
-        return Outputs(logits, features)
+            raise TapError(f"{type(self.model).__name__}: tap {'; tap '.join(problems.values())}", next(iter(problems)))
+        return Outputs(logits, self._features())
+
+    def _features(self) -> list[Tensor]:
+        caught = [catch.take() for catch in self.catches]
+        return [form(caught[i]) for i, form in self._read]
 
     def _logits(self, images: Tensor) -> Tensor:
         for catch in self.catches:

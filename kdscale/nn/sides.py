@@ -97,7 +97,12 @@ def pooled_alike(
 def _map_shape(term: str, shape: tuple[int, ...]) -> MapShape:
     """Channels, height, width of one feature. Raises: ShapeError when it is neither a map nor pooled."""
     if len(shape) not in (1, 3):
-        raise ShapeError(f"{term}: takes maps (C, H, W) or pooled features (C), not {list(shape)}; tap another module")
+        mend = (
+            "say how to read these tokens: {module: NAME, as: map} (or pooled)"
+            if len(shape) == 2
+            else "tap another module"
+        )
+        raise ShapeError(f"{term}: takes maps (C, H, W) or pooled features (C), not {list(shape)}; {mend}")
     return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (shape[0], 1, 1)
 
 

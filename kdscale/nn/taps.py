@@ -41,7 +41,8 @@ class Catch:
         value = self._value
         self.reset()
         if not isinstance(value, Tensor):
-            raise TapError(f"tap {self.tap} ({self.path}) gave {_kind(value)} in this forward, not a tensor")
+            said = f"tap {self.tap} ({self.path}) gave {_kind(value)} in this forward, not a tensor"
+            raise TapError(said, self.tap)
         return value
 
     @property
@@ -49,14 +50,16 @@ class Catch:
         """Of the last forward's feature, without B; None when it is no tensor."""
         return tuple(self._value.shape[1:]) if isinstance(self._value, Tensor) else None
 
-    def problem(self) -> str | None:
-        """What is wrong with this tap after a complete forward."""
+    def problem(self, images: int) -> str | None:
+        """What is wrong with this tap after a complete forward of some images."""
         if self.fired == 0:
             return "is silent: its module does not run in a forward pass"
         if self.fired > 1:
             return f"fires {self.fired} times in one forward pass, so it names no single feature"
         if not isinstance(self._value, Tensor):
             return f"gives {_kind(self._value)}, not a tensor"
+        if self._value.shape[:1] != (images,):
+            return f"gives {list(self._value.shape)} for {images} images: its rows are windows, tokens or the like"
         if self._value._version != self._version:
             return "is overwritten in place after it is read (an in-place ReLU or += behind it)"
         return None
@@ -87,7 +90,7 @@ def locate(model: nn.Module, taps: Iterable[str], own: Mapping[str, str] | None 
             near = difflib.get_close_matches(tap, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(named) or 'module paths'}"
             missing = tap if path == tap else f"{tap} (module {path})"
-            raise TapError(f"{type(model).__name__} has no tap {missing}; {hint} See: sweep.py --list taps MODEL")
+            raise TapError(f"{type(model).__name__} has no tap {missing}; {hint} See: sweep.py --list taps MODEL", tap)
         found[tap] = (path, post_relu)
     return found
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdscale import plugins
 from kdscale.api import Batch, DatasetInfo, Loss, Modifier, PluginConfig, Shapes, Strategy, Term
 from kdscale.config.schema import ModifierConfig, StageSpec, TermConfig
+from kdscale.config.taps import Tap
 from kdscale.draws import seed_of
 from kdscale.errors import ConfigError, KDScaleError, ShapeError, TapError
 from kdscale.nn.build import build_network
@@ -21,6 +22,7 @@ from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate, own_rates
 from kdscale.pipeline.pixels import answers, ask_for_pixels
+from kdscale.pipeline.tapped import blamed, wanted_taps
 from kdscale.teachers.ensemble import Ensemble
 
 __all__ = [
@@ -84,12 +86,17 @@ def assemble(
     where = f"stages.{spec.name}"
     size = image_size(spec, info)
     every = [term for terms in spec.passes.values() for term in terms]
-    wanted = _wanted_taps(every, only=next(iter(parents)) if len(parents) == 1 else None)
+    only = next(iter(parents)) if len(parents) == 1 else None
+    wanted = wanted_taps(every, only)
     wanted |= {role: ["pooled"] for role, ref in spec.teachers.items() if ref.cache is not None and ref.cache.pooled}
-    network = build_network(spec.student, info, size, taps=wanted[None], seed=spec.seed, plugins=spec.plugins)
-    teachers = {name: teacher_network(parent, info, size, wanted.get(name, [])) for name, parent in parents.items()}
-    shapes = {name: net.tap_shapes(size) for name, net in teachers.items()}
-    student_shapes = network.tap_shapes(size)
+    with blamed(spec, None, only):
+        network = build_network(spec.student, info, size, taps=wanted[None], seed=spec.seed, plugins=spec.plugins)
+        student_shapes = network.tap_shapes(size)
+    teachers, shapes = {}, {}
+    for name, parent in parents.items():
+        with blamed(spec, name, only):
+            teachers[name] = teacher_network(parent, info, size, wanted.get(name, []))
+            shapes[name] = teachers[name].tap_shapes(size)
     seen = _Seen(spec, info, wanted, student_shapes, shapes, teachers, total_steps, train_rows)
     passes = {}
     for pass_, terms in spec.passes.items():
@@ -187,7 +194,7 @@ class _Seen:
 
     spec: StageSpec
     info: DatasetInfo
-    wanted: dict[str | None, list[str]]
+    wanted: dict[str | None, list[Tap]]
     student: list[tuple[int, ...]]
     teachers: dict[str, list[tuple[int, ...]]]
     networks: dict[str, Network]
@@ -195,24 +202,7 @@ class _Seen:
     train_rows: int
 
 
-def _wanted_taps(terms: Sequence[TermConfig], only: str | None) -> dict[str | None, list[str]]:
-    """Every tap that any term asks for, once, in order; the student's under None.
-
-    Args:
-        terms: of all passes.
-        only: the stage's one teacher, whom a term means that names none.
-    """
-    wanted: dict[str | None, list[str]] = {None: []}
-    for term in terms:
-        if term.taps is None:
-            continue
-        for owner, names in ((None, term.taps.student), (term.teacher or only, term.taps.teacher)):
-            listed = wanted.setdefault(owner, [])
-            listed += [name for name in names if name not in listed]
-    return wanted
-
-
-def teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence[str]) -> Network:
+def teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence[Tap]) -> Network:
     """A producer's network: built for the data that it knows, shown a stage's views of `size` pixels a side."""
     spec = parent.spec
     return build_network(

@@ -141,7 +141,7 @@ def refuse_what_the_cache_cannot_give(spec: StageSpec) -> None:
 
 def _refuse(spec: StageSpec, role: str, cache: CacheConfig, terms: Iterable[tuple[str, TermConfig]]) -> None:
     for at, term in terms:
-        taps = set(term.taps.teacher if term.taps else ())
+        taps = {str(tap) for tap in (term.taps.teacher if term.taps else ())}
         if taps - {"pooled"}:
             raise ConfigError(
                 f"{at}.taps: the cache of {role} holds no feature maps ({', '.join(sorted(taps - {'pooled'}))}): take "

@@ -16,7 +16,7 @@ from kdscale.api import Dataset, DatasetInfo
 from kdscale.config.digest import NUMERICS, stage_digest
 from kdscale.config.load import Sweep, Trial, resolve_stages
 from kdscale.config.schema import DataConfig, StageSpec, StudentConfig
-from kdscale.errors import ConfigError
+from kdscale.errors import ConfigError, TapError
 from kdscale.nn.build import own_input
 from kdscale.nn.weights import file_weights_hash
 from kdscale.pipeline.artifacts import Root
@@ -153,16 +153,21 @@ class _Planner:
         data = _data_identity(spec.data, fingerprint)
         for role, cache in ((role, ref.cache) for role, ref in spec.teachers.items()):
             if cache is not None:
-                pooled = self._pooled(parents[role][0], info, image_size(spec, info)) if cache.pooled else 0
+                at = f"stages.{spec.name}.teachers.{role}.cache.pooled"
+                pooled = self._pooled(parents[role][0], info, image_size(spec, info), at) if cache.pooled else 0
                 need = need_of(spec, role, parents[role], info, data, pooled)
                 for doubt in doubts(need.layout):
                     self._say(f"stages.{spec.name}.teachers.{role}.cache.{doubt}")
                 yield Reading(digest, role, need, cache, spec)
 
-    def _pooled(self, teacher: str, info: DatasetInfo, size: int) -> int:
-        """Features of a teacher's tap `pooled`."""
+    def _pooled(self, teacher: str, info: DatasetInfo, size: int, at: str) -> int:
+        """Features of a teacher's tap `pooled`. Raises: TapError when they are no vector."""
         network = teacher_network(self._producer(teacher), info, size, ["pooled"])
-        return network.tap_shapes(size)[0][0]
+        shape = network.tap_shapes(size)[0]
+        if len(shape) != 1:
+            said = f"keeps vectors, not {list(shape)}; set taps: {{pooled: MODULE}} in the teacher's student"
+            raise TapError(f"{at}: {said}")
+        return shape[0]
 
     def _conversion(self, spec: StageSpec, info: DatasetInfo, fingerprint: str) -> str:
         """The stage that converts this data set for the loader; shared by all who read it."""

@@ -36,6 +36,10 @@ CASES: dict[str, str] = {
     "losses: [{name: kd, teacher: t}, {name: kd, id: second, teacher: u, weight: {linear: [4, 1]}}]",
     "ensemble": f"{STUDENT}, teachers: {{t: {{from: teacher}}, u: {{from: teacher@best}}, "
     "both: {mean: [t, u], of: probabilities, weights: [2, 1]}}, losses: [{name: kd, teacher: both}]",
+    "tapped": f"{STUDENT}, teachers: {{t: {{from: teacher}}}}, "
+    "losses: [{name: ce}, {name: fitnet, taps: {student: [stage2, pooled], teacher: [blocks.8, pooled]}}]",
+    "tapped in a form": f"{STUDENT}, teachers: {{t: {{from: teacher}}}}, "
+    "losses: [{name: ce}, {name: fitnet, taps: {student: stage2, teacher: {module: blocks.8, as: map, grid: [2, 3]}}}]",
     "passes": f"{STUDENT}, teachers: {{t: {{from: teacher}}}}, passes: {{one: [{{name: ce}}], two: [{{name: kd}}]}}",
     "trained otherwise": f"{STUDENT}, losses: [{{name: ce}}], train: {{epochs: 3, lr: 0.05, bn: sync, precision: bf16, "
     "schedule: multistep, ema: 0.999, grad_clip: 1}",

@@ -31,7 +31,7 @@ def test_frozen_digests(name: str) -> None:
 
 
 def test_digests_of_all_cases_differ() -> None:
-    assert len(set(KNOWN["digests"].values())) == len(CASES) == 11
+    assert len(set(KNOWN["digests"].values())) == len(CASES) == 13
 
 
 def test_every_field_is_decided_and_keeps_its_default() -> None:
@@ -188,6 +188,29 @@ def test_who_is_averaged_and_how_is_part_of_it(other: str) -> None:
     with_third = ENSEMBLE.replace("both:", "v: {from: teacher@epoch:1}, both:")
     digests = {digest_of(spec_of(with_third.replace("mean: [t, u]", text))) for text in ("mean: [t, u]", other)}
     assert len(digests) == 2
+
+
+TAPPED = BASE.replace("{name: kd}", "{name: kd, taps: {student: [stem], teacher: [blocks.8]}}")
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "{student: stem, teacher: blocks.8}", "{student: [{module: stem}], teacher: {tap: blocks.8}}",
+        "{student: [stem], teacher: [{module: blocks.8}]}",
+    ],
+)  # fmt: skip
+def test_a_tap_alone_or_under_its_key_is_the_same(same: str) -> None:
+    assert digest_of(spec_of(BASE.replace("{name: kd}", f"{{name: kd, taps: {same}}}"))) == digest_of(spec_of(TAPPED))
+
+
+def test_the_form_of_a_tap_is_part_of_it() -> None:
+    forms = ["blocks.8", "{module: blocks.8, as: map}", "{module: blocks.8, as: pooled}",
+             "{module: blocks.8, as: map, prefix: 1}", "{module: blocks.8, as: map, grid: [2, 3]}",
+             "{module: blocks.8, as: map, layout: NHWC}"]  # fmt: skip
+    digests = {digest_of(spec_of(TAPPED.replace("[blocks.8]", form))) for form in forms}
+    assert len(digests) == len(forms)
+    assert digest_of(spec_of(TAPPED.replace("[blocks.8]", "{tap: blocks.8, as: map}"))) in digests
 
 
 def test_an_option_that_train_would_set_otherwise_is_no_default() -> None:

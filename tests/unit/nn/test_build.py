@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,14 @@ class TestListTaps:
         assert not by_name["stage2.pre"].usable
         assert rows[-1].params == sum(p.numel() for p in build_network(student(), GREY, 28).parameters()) == 77_364
         assert [r.params for r in rows] == sorted(r.params for r in rows)
+
+    @pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+    def test_says_in_which_forms_a_transformer_can_be_read(self) -> None:
+        config = student("timm:vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=2, img_size=28, patch_size=7)
+        rows = {row.path: row for row in list_taps(config, GREY, 28)}
+        assert (rows["blocks.0"].shape, rows["blocks.0"].forms) == ((17, 24), ("map", "pooled", "cls", "tokens"))
+        assert rows["patch_embed"].forms == ("map", "pooled", "tokens"), "the class token is added behind it"
+        assert rows["fc_norm"].forms == ("pooled",)
 
     def test_says_what_cannot_be_a_tap(self) -> None:
         rows = {row.path: row for row in list_taps(student(), GREY, 28)}

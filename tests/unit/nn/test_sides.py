@@ -39,6 +39,10 @@ def test_what_does_not_fit_is_refused_by_the_terms_name() -> None:
         paired_shapes("at", [], [])
     with pytest.raises(ShapeError, match=r"at: takes maps .*not \[197, 192\]"):
         paired_shapes("at", [(197, 192)], [(197, 192)])
+    with pytest.raises(ShapeError, match=r"\[197, 192\]; say how to read these tokens: \{module: NAME, as: map\}"):
+        paired_shapes("at", [(8, 14, 14)], [(197, 192)])
+    with pytest.raises(ShapeError, match=r"\[2, 8, 14, 14\]; tap another module"):
+        paired_shapes("at", [(2, 8, 14, 14)], [(8, 14, 14)])
 
 
 def test_the_larger_map_is_pooled_to_the_smaller_and_never_the_other() -> None:

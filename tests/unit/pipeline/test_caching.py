@@ -14,7 +14,7 @@ from kdscale.api import Loss, Modifier, PluginConfig
 from kdscale.cache.folder import CacheFolder
 from kdscale.cache.manifest import Manifest, hash_of_rows
 from kdscale.config.load import load
-from kdscale.errors import ConfigError
+from kdscale.errors import ConfigError, TapError
 from kdscale.losses.kd import SoftTargets
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.cache_need import CacheNeed, part_of
@@ -200,6 +200,10 @@ class TestRefused:
                 r"losses.kd.taps: the cache of t holds no feature maps \(stage1\)",
             ),
             (
+                ["stages.student.losses.kd.taps={student: pooled, teacher: {tap: stage3, as: pooled}}"],
+                r"losses.kd.taps: the cache of t holds no feature maps \(stage3 as pooled\)",
+            ),
+            (
                 ["stages.student.losses.kd.taps={student: [pooled], teacher: [pooled]}"],
                 "set stages.student.teachers.t.cache.pooled: true to keep them",
             ),
@@ -212,6 +216,10 @@ class TestRefused:
     def test_at_planning_with_the_key(self, plan: Planning, overrides: list[str], said: str) -> None:
         with pytest.raises(ConfigError, match=said):
             plan(*overrides)
+
+    def test_a_pooled_feature_that_is_no_vector(self, plan: Planning) -> None:
+        with pytest.raises(TapError, match=r"teachers.t.cache.pooled: keeps vectors, not \[8, .*taps: \{pooled: MOD"):
+            plan(f"{CACHE}.pooled=true", "stages.teacher.student.taps={pooled: stage1}")
 
     @pytest.mark.parametrize(
         ("override", "said"),
