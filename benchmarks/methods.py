@@ -71,7 +71,8 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> list[Compared]:
 def _compared(method: str, values: list[float], top1: Mapping[str, list[float]], seconds: float) -> Compared:
     own = interval(values)
     assert own is not None
-    to_ce, to_kd = (difference(top1[name], values) for name in REFERENCES)
+    itself: Difference = (0.0, None, None)
+    to_ce, to_kd = (itself if method == name else difference(top1[name], values) for name in REFERENCES)
     return Compared(method, values, own.mean, own.half, to_ce, to_kd, seconds / len(values))
 
 

@@ -100,22 +100,13 @@ def _what(error: dict[str, Any], model: type[BaseModel], path: list[str], values
     if error["type"] == "extra_forbidden":
         return f"unknown key{hint(path[-1], _fields_at(model, path[:-1]))}"
     if error["type"] == "missing":
-        return f"is missing{_misnamed(path, values)}"
+        return "is missing"
     given = error.get("input")
     if given is None:
         return "is empty; give it a value, or leave it out"
     shown = "" if isinstance(given, dict) else f" (it is {given!r})"
     said = str(error["msg"]).removeprefix("Value error, ").partition(" or instance of ")[0]
     return f"{said[:1].lower()}{said[1:]}{shown}"
-
-
-def _misnamed(path: list[str], values: Any) -> str:
-    """A key under a stage that nobody defined is more often a slip than a new stage."""
-    if len(path) != 3 or path[0] != "stages" or path[2] != "student":
-        return ""
-    others = [name for name, stage in values["stages"].items() if isinstance(stage, dict) and "student" in stage]
-    near = get_close_matches(path[1], others, 1)
-    return f": no stage is called {path[1]}; did you mean {near[0]}?" if near else ""
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -116,8 +117,10 @@ def _network(name: str, stages: Mapping[str, StageConfig]) -> StudentConfig:
     found = [stages[other].student for other in related if other in stages]
     networks = [network for network in found if network is not None]
     if not networks:
-        said = "is missing: a stage has its own, that of its init_from, or that of a stage whose init_from it is"
-        raise KeyedError(f"stages.{name}.student", said)
+        near = get_close_matches(name, [other for other, stage in stages.items() if stage.student is not None], 1)
+        slip = f"no stage is called {name}; did you mean {near[0]}?" if near else ""  # rather than a new stage
+        said = "a stage has its own, that of its init_from, or that of a stage whose init_from it is"
+        raise KeyedError(f"stages.{name}.student", f"is missing: {slip or said}")
     if any(network != networks[0] for network in networks):
         raise KeyedError(f"stages.{name}.student", "is missing, and the networks around it differ: name one")
     return networks[0]

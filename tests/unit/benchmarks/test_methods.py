@@ -32,6 +32,7 @@ def test_differences_are_welchs() -> None:
         expected = stats.ttest_ind(TOP1[method], TOP1["ce"], equal_var=False).confidence_interval(0.95)
         assert mean == pytest.approx(sum(TOP1[method]) / 3 - 0.81)
         assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert found["ce"].to_ce == found["kd"].to_kd == (0, None, None)
     assert list(found) == ["kd", "ce", "same", "worse"]
     assert [method for method, one in found.items() if one.below_ce] == ["worse"]
 
