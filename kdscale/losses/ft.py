@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
+from kdscale.nn.squares import mean_squares
 
 __all__ = ["FactorTransfer"]
 
@@ -56,17 +57,16 @@ class FactorTransfer(Loss):
         parts = zip(self.paraphrasers, self.translators, map_sides("ft", student, teacher), strict=True)
         with torch.autocast(student.logits.device.type, enabled=False):
             values: list[Tensor] = [self._pair(p, t, *sides) for p, t, sides in parts]
-        return torch.stack(values).sum(dim=0)
+        return total(values)
 
     def _pair(self, paraphrase: nn.Module, translate: nn.Module, own: Tensor, theirs: Tensor) -> Tensor:
         factor, restored = paraphrase(theirs)
         value: Tensor = factor_distance(translate(own), factor.detach(), self.config.distance)
         if self.config.reconstruction == 0:
             return value
-        gap = restored - theirs
-        error = gap.square() if self.config.reconstruct == "mse" else gap.abs()
-        total: Tensor = value + self.config.reconstruction * error.flatten(1).mean(dim=1)
-        return total
+        mse = self.config.reconstruct == "mse"
+        error = mean_squares(restored, theirs) if mse else (restored - theirs).abs().flatten(1).mean(dim=1)
+        return value + self.config.reconstruction * error
 
 
 class Paraphraser(nn.Module):

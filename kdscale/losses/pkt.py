@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
 from kdscale.nn.pairwise import Pairs, gram, related_rows, unit_rows
-from kdscale.nn.sides import feature_sides
+from kdscale.nn.sides import feature_sides, total
 
 __all__ = ["ProbabilisticTransfer"]
 
@@ -43,7 +43,7 @@ class ProbabilisticTransfer(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """Return the divergence of the neighbourhoods, in nats. Raises: ShapeError."""
-        return torch.stack([self._gap(*pair) for pair in feature_sides("pkt", student, teacher)]).sum()
+        return total([self._gap(*pair) for pair in feature_sides("pkt", student, teacher)])
 
     def _gap(self, student: Tensor, teacher: Tensor) -> Tensor:
         own, taught = (related_rows("pkt", features, self.config.pairs) for features in (student, teacher))

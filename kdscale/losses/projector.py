@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
-from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sides import map_sides, paired_shapes, pooled, total
 
 __all__ = ["Projector"]
 
@@ -53,8 +54,8 @@ class Projector(Loss):
         """Return the loss of the batch, summed over taps. Raises: ShapeError."""
         pairs = zip(self.projectors, map_sides("projector", student, teacher), strict=True)
         with torch.autocast(student.logits.device.type, enabled=False):
-            values = [self._pair(project(s.mean(dim=(2, 3))), t.mean(dim=(2, 3))) for project, (s, t) in pairs]
-        return torch.stack(values).sum()
+            values = [self._pair(project(pooled(s)), pooled(t)) for project, (s, t) in pairs]
+        return total(values)
 
     def _pair(self, own: Tensor, theirs: Tensor) -> Tensor:
         a, b = standardise(own, self.config.bn_eps), standardise(theirs, self.config.bn_eps)
@@ -72,6 +73,8 @@ def standardise(rows: Float[Tensor, "B D"], eps: float) -> Float[Tensor, "B D"]:
     count = len(rows) * ranks.world()
     if count < 2:
         raise ShapeError("projector: compares statistics of the batch, which one sample has none of: train.batch_size")
+    if ranks.world() == 1:  # one fused operation
+        return functional.batch_norm(rows, None, None, training=True, eps=eps)
     centred = rows - ranks.sum_with_gradient(rows.sum(dim=0)) / count
     variance = ranks.sum_with_gradient(centred.square().sum(dim=0)) / count
     return centred / (variance + eps).sqrt()
