@@ -62,7 +62,8 @@ def neighbour_gap(
 
 def _neighbours(rows: Float[Tensor, "N D"], itself: bool) -> Float[Tensor, "N N"]:  # noqa: FBT001
     """Probability with which sample i picks sample j."""
-    kernel = ((gram(unit_rows(rows, EPS, added=EPS)) + 1) / 2).clamp_min(0)  # opposite rows round below 0
+    # twice the kernel, since its sum divides it; opposite rows round below 0
+    kernel = (gram(unit_rows(rows, EPS, added=EPS)) + 1).clamp_min(0)
     if not itself:
         kernel = kernel.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
-    return kernel / kernel.sum(1, keepdim=True).clamp_min(EPS)
+    return kernel / kernel.sum(1, keepdim=True).clamp_min(2 * EPS)
