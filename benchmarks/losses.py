@@ -40,9 +40,9 @@ from kdscale.train.stop import Stop
 
 MOST, MOST_SHARE, MOST_ANGLES_MB = 1.05, 15.0, 200
 DEAR = {
-    "crd": "scores every sample against the whole bank in both directions, and sums 16,384 terms each",
-    "at_grad": "goes backward through the student twice, in fp32",
-    "reviewkd": "convolves all levels, 3x3, with the last level's channels at the first level's size",
+    "crd": ": scores every sample against the whole bank in both directions, and sums 16,384 terms each",
+    "at_grad": ": goes backward through the student twice, in fp32",
+    "reviewkd": ": convolves all levels, 3x3, with the last level's channels at the first level's size",
 }
 """Losses whose share of a step is shown and has no goal."""
 TURN_S = 0.01
@@ -146,8 +146,9 @@ def shares(names: Sequence[str], budget_s: float) -> dict[str, list[float]]:
         for name in names:
             side, _ = pair_of(name, STEP, half=True)
             rounds = 5 if budget_s > 1 else 1
-            turns = in_turns({"step": step, "loss": lambda side=side: seconds_of(side, 8)}, rounds)  # type: ignore[misc]
+            turns = in_turns({"step": step, "loss": lambda side=side: seconds_of(side, 2)}, rounds)  # type: ignore[misc]
             found[name] = [100 * mine / whole for mine, whole in zip(turns["loss"], turns["step"], strict=True)]
+            print(f"{name:<10} {statistics.median(found[name]):5.1f} % of a step{DEAR.get(name, '')}", flush=True)
     return found
 
 
@@ -195,9 +196,7 @@ def run(*, quick: bool = False, only: Sequence[str] = (), budget_s: float = 3.0)
         rows.append(row("rkd: angles of 1,024 samples", [angles_mb(2 * CORNERS)], "MB", "<=", MOST_ANGLES_MB))
     for name, percent in shares(names, budget_s).items():
         measured[name]["share_of_step_percent"] = statistics.median(percent)
-        if name in DEAR:
-            print(f"{name}: {statistics.median(percent):.1f} % of a step: {DEAR[name]}")
-        else:
+        if name not in DEAR:
             rows.append(row(f"{name}: share of a step", percent, "%", "<=", MOST_SHARE))
     if not only:
         write("losses", rows, quick=quick, losses=measured, turn_s=TURN_S, corners_of_angles=CORNERS)
