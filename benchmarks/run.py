@@ -1,6 +1,6 @@
 """Run the benchmarks and show what they reach: `make bench`.
 
-    python -m benchmarks.run [step memory startup loader resume submit] [--quick]
+    python -m benchmarks.run [step memory startup loader resume submit losses] [--quick]
 
 Each leaves its figures as benchmarks/results/NAME.json. Exit code 1 when a target is missed.
 """
@@ -15,7 +15,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import memory, resume, startup, step, submit
+from benchmarks import losses, memory, resume, startup, step, submit
 from benchmarks.figures import REPOSITORY, RESULTS, Row
 
 
@@ -35,7 +35,7 @@ def loader(*, quick: bool = False) -> list[Row]:
 
 BENCHMARKS = {
     "step": step.run, "memory": memory.run, "startup": startup.run, "loader": loader, "resume": resume.run,
-    "submit": submit.run,
+    "submit": submit.run, "losses": losses.run,
 }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
-from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
+from kdscale.nn.squares import channel_squares, mean_squares
 
 __all__ = ["AttentionTransfer"]
 
@@ -51,18 +52,26 @@ class AttentionTransfer(Loss):
         for ours, theirs in map_sides("at", student, teacher):
             maps = [attention(side, self.config.p) for side in pooled_alike(ours, theirs)]
             layers.append(attention_distance(maps[0], maps[1], self.config.mode))
-        return torch.stack(layers).sum(dim=0)
+        return total(layers)
 
 
 def attention(features: Float[Tensor, "B C H W"], p: float = 2.0) -> Float[Tensor, "B H*W"]:
     """Compute vec(Σ_c |F_c|^p) / ‖·‖₂ of each sample; 0 for a map of zeros."""
-    peak = features.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(EPS)
-    return functional.normalize((features / peak).abs().pow(p).sum(dim=1).flatten(1), dim=1, eps=EPS)
+    if p == 2:  # float32 holds the squares of whatever half precision does
+        strength = channel_squares(features)
+        return functional.normalize((strength / _peak(strength)).flatten(1), eps=EPS)
+    scaled = features / _peak(features)
+    return functional.normalize(scaled.abs().pow(p).sum(dim=1).flatten(1), eps=EPS)
+
+
+def _peak(values: Float[Tensor, "B *rest"]) -> Tensor:
+    """Each sample's largest magnitude, without gradient, to divide by."""
+    values = values.detach()
+    return values.abs().amax(dim=tuple(range(1, values.dim())), keepdim=True).clamp_min(EPS)
 
 
 def attention_distance(
     student: Float[Tensor, "B P"], teacher: Float[Tensor, "B P"], mode: Literal["code", "paper"]
 ) -> Float[Tensor, "B"]:
     """Compute mean (student - teacher)² of each sample, or ‖student - teacher‖₂."""
-    difference = student - teacher
-    return difference.square().mean(dim=1) if mode == "code" else torch.linalg.vector_norm(difference, dim=1)
+    return mean_squares(student, teacher) if mode == "code" else torch.linalg.vector_norm(student - teacher, dim=1)

@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.pairwise import Pairs, gram, related_rows, unit_rows
-from kdscale.nn.sides import feature_sides, paired
+from kdscale.nn.sides import feature_sides, paired, total
 
 __all__ = ["CorrelationCongruence"]
 
@@ -57,23 +58,26 @@ class CorrelationCongruence(Loss):
         pairs = zip(feature_sides("cc", student, teacher), self.embed_s, self.embed_t, strict=True)
         with torch.autocast(student.logits.device.type, enabled=False):
             embedded = [(mine(s.flatten(1)), theirs(t.flatten(1))) for (s, t), mine, theirs in pairs]
-        return torch.stack([self._gap(*pair) for pair in embedded]).sum()
+        return total([self._gap(*pair) for pair in embedded])
 
     def _gap(self, student: Tensor, teacher: Tensor) -> Tensor:
         own, taught = (related_rows("cc", rows, self.config.pairs) for rows in (student, teacher))
         if self.config.kernel == "adjacent":
             return adjacent_gap(own, taught)
         if self.config.kernel == "bilinear":
-            return (gram(own) - gram(taught)).square().mean()
+            return mse_loss(gram(own), gram(taught))
         first, second = (gaussian(rows, self.config.gamma, self.config.order) for rows in (own, taught))
-        return (first - second).square().mean()
+        return mse_loss(first, second)
 
 
 def gaussian(rows: Float[Tensor, "N D"], gamma: float, order: int) -> Float[Tensor, "N N"]:
     """Taylor series of exp(-gamma ‖x - y‖²) in x·y, where x and y have length 1."""
     cosines = gram(unit_rows(rows))
-    terms = [(2 * gamma) ** p / math.factorial(p) * cosines**p for p in range(order + 1)]
-    return math.exp(-2 * gamma) * torch.stack(terms).sum(0)
+    first, *others = (math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order, -1, -1))
+    series = first * cosines + others[0]
+    for factor in others[1:]:  # Horner's rule: no powers
+        series = series * cosines + factor
+    return series
 
 
 def adjacent_gap(student: Float[Tensor, "N D"], teacher: Float[Tensor, "N D"]) -> Float[Tensor, ""]:

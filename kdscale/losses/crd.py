@@ -23,7 +23,7 @@ from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
 from kdscale.nn.negatives import draw_negatives
-from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sides import map_sides, paired_shapes, pooled
 
 __all__ = ["Contrastive"]
 
@@ -64,7 +64,7 @@ class Contrastive(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return both directions' loss of each sample, of the last tap. Raises: ShapeError."""
-        own, theirs = (side.mean(dim=(2, 3)) for side in map_sides("crd", student, teacher)[-1])
+        own, theirs = (pooled(side) for side in map_sides("crd", student, teacher)[-1])
         others = draw_negatives(batch, self.labels, self.config.negatives)
         with torch.autocast(own.device.type, enabled=False):
             values = self.contrast(own, theirs, torch.cat([batch.rows[:, None], others], dim=1))

@@ -9,14 +9,13 @@ Reduction: `inter` averages 1 - correlation over samples, `intra` over classes; 
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
 from kdscale.nn.pairwise import Pairs, correlations, related_rows
-from kdscale.nn.sides import logit_sides
+from kdscale.nn.sides import logit_sides, total
 
 __all__ = ["StrongerTeacher"]
 
@@ -55,7 +54,7 @@ class StrongerTeacher(Loss):
         if config.intra:
             own, taught = (related_rows("dist", rows, config.pairs).T for rows in (own, taught))
             parts.append(config.intra * correlation_gap(own, taught, config.eps))
-        value = torch.stack(parts).sum()
+        value = total(parts)
         return value * config.temperature**2 if config.scale_t2 else value
 
 

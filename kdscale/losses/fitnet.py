@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
-from kdscale.nn.sides import MapShape, map_sides, paired_shapes
+from kdscale.nn.sides import MapShape, map_sides, paired_shapes, total
+from kdscale.nn.squares import mean_squares, sum_squares
 from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["Hints"]
@@ -54,15 +55,14 @@ class Hints(Loss):
                 hint_squares(regressor(ours), theirs, self.config.reduction)
                 for regressor, (ours, theirs) in zip(self.regressors, sides, strict=True)
             ]
-        return torch.stack(layers).sum(dim=0)
+        return total(layers)
 
 
 def hint_squares(
     regressed: Float[Tensor, "B C H W"], hint: Float[Tensor, "B C H W"], reduction: Literal["mean", "paper"]
 ) -> Float[Tensor, "B"]:
     """Compute mean (regressed - hint)² of each sample, or half the sum."""
-    squares = (regressed - hint).square().flatten(1)
-    return squares.mean(dim=1) if reduction == "mean" else squares.sum(dim=1) / 2
+    return mean_squares(regressed, hint) if reduction == "mean" else sum_squares(regressed, hint) / 2
 
 
 class _Regressor(nn.Module):

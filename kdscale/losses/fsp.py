@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
-from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
+from kdscale.nn.squares import mean_squares, sum_squares
 
 __all__ = ["FlowBetweenLayers"]
 
@@ -63,7 +64,7 @@ class FlowBetweenLayers(Loss):
                 for maps in (ours, [other for _, other in sides])
             ]
             layers = [flow_distance(own, other, self.config.reduction) for own, other in zip(*flows, strict=True)]
-        return torch.stack(layers).sum(dim=0)
+        return total(layers)
 
 
 def flow(
@@ -78,9 +79,7 @@ def flow_distance(
     student: Float[Tensor, "B C C2"], teacher: Float[Tensor, "B C C2"], reduction: Reduction
 ) -> Float[Tensor, "B"]:
     """Compute ‖student - teacher‖² of each sample (Frobenius), its mean form, or Σ_j of the columns' norms."""
-    difference = student - teacher
     if reduction == "columns":
-        columns: Tensor = torch.linalg.vector_norm(difference, dim=1)
+        columns: Tensor = torch.linalg.vector_norm(student - teacher, dim=1)
         return columns.sum(dim=1)
-    squares = difference.square().flatten(1)
-    return squares.sum(dim=1) if reduction == "sum" else squares.mean(dim=1)
+    return sum_squares(student, teacher) if reduction == "sum" else mean_squares(student, teacher)

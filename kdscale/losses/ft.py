@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.pairwise import unit_rows
-from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
+from kdscale.nn.squares import mean_squares
 from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["FactorTransfer"]
@@ -66,7 +67,7 @@ class FactorTransfer(Loss):
         sides = map_sides("ft", student, teacher)
         with torch.autocast(student.logits.device.type, enabled=False):
             values = [value for index, pair in enumerate(sides) for value in self._parts(index, *pair)]
-        return torch.stack(values).sum(dim=0)
+        return total(values)
 
     def _parts(self, index: int, own: Tensor, theirs: Tensor) -> Iterator[Tensor]:
         """Each sample's distance of factors, and its error of reconstruction, as far as they are asked for."""
@@ -75,9 +76,9 @@ class FactorTransfer(Loss):
             needs_two_values("ft", own, self.translators[index])
             yield factor_distance(self.translators[index](own), factor.detach(), self.config.distance)
         if self.config.reconstruction:
-            gap = restored - theirs
-            error = gap.square() if self.config.reconstruct == "mse" else gap.abs()
-            yield self.config.reconstruction * error.flatten(1).mean(dim=1)
+            mse = self.config.reconstruct == "mse"
+            error = mean_squares(restored, theirs) if mse else (restored - theirs).abs().flatten(1).mean(dim=1)
+            yield self.config.reconstruction * error
 
 
 class Paraphraser(nn.Module):

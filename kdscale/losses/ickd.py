@@ -20,6 +20,7 @@ from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.pairwise import gram, unit_rows
 from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.squares import sum_squares
 from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["InterChannel"]
@@ -59,4 +60,4 @@ class InterChannel(Loss):
 def channel_gap(student: Float[Tensor, "B K H W"], teacher: Float[Tensor, "B K I J"]) -> Float[Tensor, "B"]:
     """Compute ‖G_t - G_s‖² / K of the K x K Gram matrices of the channels with rows of length 1."""
     own, taught = (unit_rows(gram(features.flatten(2))) for features in (student, teacher))
-    return (own - taught).square().sum((1, 2)) / teacher.shape[1]
+    return sum_squares(own, taught) / teacher.shape[1]

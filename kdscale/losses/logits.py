@@ -14,6 +14,7 @@ from typing import Literal
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
 from kdscale.nn.sides import logit_sides
@@ -35,13 +36,7 @@ class LogitRegression(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's squared distance, in squared logits. Raises: ShapeError."""
         ours, theirs = logit_sides("logits", student, teacher)
-        squares = logit_squares(ours, theirs, center=self.config.center)
+        if self.config.center:
+            ours, theirs = (logits - logits.mean(dim=1, keepdim=True) for logits in (ours, theirs))
+        squares = mse_loss(ours, theirs, reduction="none")
         return squares.mean(dim=1) if self.config.reduction == "mean" else squares.sum(dim=1) / 2
-
-
-def logit_squares(
-    student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"], *, center: bool = False
-) -> Float[Tensor, "B C"]:
-    """Compute (student - teacher)², each less its mean over classes where `center` says so."""
-    difference = student - teacher
-    return (difference - difference.mean(dim=1, keepdim=True) if center else difference).square()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
 from kdscale.nn.pairwise import Pairs, added_up, gathered
-from kdscale.nn.sides import logit_sides
+from kdscale.nn.sides import logit_sides, total
 
 __all__ = ["MultiLevelLogits"]
 
@@ -52,7 +52,7 @@ class MultiLevelLogits(Loss):
         own, theirs = logit_sides("mlkd", student, teacher)
         with torch.autocast(own.device.type, enabled=False):
             values = [self._level(own, theirs, temperature) for temperature in self.config.softened_at]
-        return torch.stack(values).sum()
+        return total(values)
 
     def _level(self, own: Tensor, theirs: Tensor, temperature: float) -> Tensor:
         log_q, log_p = (own / temperature).log_softmax(dim=1), (theirs / temperature).log_softmax(dim=1)

@@ -13,11 +13,11 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, Shapes
 from kdscale.errors import ShapeError
-from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+from kdscale.nn.pairwise import unit_rows
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
 
 __all__ = ["NeuronSelectivity"]
 
@@ -40,7 +40,7 @@ class NeuronSelectivity(Loss):
             for ours, theirs in map_sides("nst", student, teacher):
                 own, other = pooled_alike(ours, theirs)
                 layers.append(squared_discrepancy(own.flatten(2), other.flatten(2)))
-        return torch.stack(layers).sum(dim=0)
+        return total(layers)
 
 
 def squared_discrepancy(student: Float[Tensor, "B C P"], teacher: Float[Tensor, "B C2 P"]) -> Float[Tensor, "B"]:
@@ -48,15 +48,9 @@ def squared_discrepancy(student: Float[Tensor, "B C P"], teacher: Float[Tensor, 
 
     A channel of zeros, as a dead ReLU gives, has â = 0.
     """
-    ours, theirs = _unit(student), _unit(teacher)
+    ours, theirs = unit_rows(student), unit_rows(teacher)
     return _kernel_mean(theirs, theirs) + _kernel_mean(ours, ours) - 2 * _kernel_mean(ours, theirs)
 
 
-def _unit(channels: Tensor) -> Tensor:
-    """Each channel over its norm; scaled by its peak before, whose square could overflow or vanish."""
-    peak = channels.detach().abs().amax(dim=2, keepdim=True).clamp_min(1e-12)
-    return functional.normalize(channels / peak, dim=2)
-
-
 def _kernel_mean(first: Tensor, second: Tensor) -> Tensor:
-    return (first @ second.transpose(1, 2)).square().mean(dim=(1, 2))
+    return (first @ second.mT).square().mean(dim=(1, 2))

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sides import map_sides, paired_shapes, pooled, total
 from kdscale.nn.sync_bn import needs_two_values
 from kdscale.nn.variance import LogVariance, weigh_by_variance
 
@@ -48,10 +48,10 @@ class PrimeAware(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the weighed error of each sample. Raises: ShapeError."""
-        pairs = [(s.mean(dim=(2, 3)), t.mean(dim=(2, 3))) for s, t in map_sides("pad", student, teacher)]
+        pairs = [(pooled(s), pooled(t)) for s, t in map_sides("pad", student, teacher)]
         with torch.autocast(student.logits.device.type, enabled=False):
             values = [self._pair(i, s, t) for i, (s, t) in enumerate(pairs)]
-        return torch.stack(values).sum(dim=0)
+        return total(values)
 
     def _pair(self, i: int, own: Tensor, theirs: Tensor) -> Tensor:
         error = (theirs - self.projections[i](own)).square()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
 from kdscale.nn.pairwise import Pairs, gram, related_rows, unit_rows
-from kdscale.nn.sides import feature_sides
+from kdscale.nn.sides import feature_sides, total
 
 __all__ = ["ProbabilisticTransfer"]
 
@@ -44,7 +44,7 @@ class ProbabilisticTransfer(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """Return the divergence of the neighbourhoods, in nats. Raises: ShapeError."""
-        return torch.stack([self._gap(*pair) for pair in feature_sides("pkt", student, teacher)]).sum()
+        return total([self._gap(*pair) for pair in feature_sides("pkt", student, teacher)])
 
     def _gap(self, student: Tensor, teacher: Tensor) -> Tensor:
         own, taught = (related_rows("pkt", features, self.config.pairs) for features in (student, teacher))
@@ -63,7 +63,8 @@ def neighbour_gap(
 
 def _neighbours(rows: Float[Tensor, "N D"], itself: bool, eps: float) -> Float[Tensor, "N N"]:  # noqa: FBT001
     """Probability with which sample i picks sample j."""
-    kernel = ((gram(unit_rows(rows, eps, added=eps)) + 1) / 2).clamp_min(0)  # opposite rows round below 0
+    # twice the kernel, since its sum divides it; opposite rows round below 0
+    kernel = (gram(unit_rows(rows, eps, added=eps)) + 1).clamp_min(0)
     if not itself:
         kernel = kernel.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
-    return kernel / kernel.sum(1, keepdim=True).clamp_min(eps)
+    return kernel / kernel.sum(1, keepdim=True).clamp_min(2 * eps)

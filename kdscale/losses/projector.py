@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
 from kdscale.nn.pairwise import Pairs, added_up, related_count
-from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sides import map_sides, paired_shapes, pooled, total
 
 __all__ = ["Projector"]
 
@@ -56,8 +57,8 @@ class Projector(Loss):
         """Return the loss of the batch, summed over taps. Raises: ShapeError."""
         pairs = zip(self.projectors, map_sides("projector", student, teacher), strict=True)
         with torch.autocast(student.logits.device.type, enabled=False):
-            values = [self._pair(project(s.mean(dim=(2, 3))), t.mean(dim=(2, 3))) for project, (s, t) in pairs]
-        return torch.stack(values).sum()
+            values = [self._pair(project(pooled(s)), pooled(t)) for project, (s, t) in pairs]
+        return total(values)
 
     def _pair(self, own: Tensor, theirs: Tensor) -> Tensor:
         config = self.config
@@ -75,6 +76,8 @@ def standardise(rows: Float[Tensor, "B D"], eps: float, pairs: Pairs = "global")
     count = related_count(len(rows), pairs)
     if count < 2:
         raise ShapeError("projector: compares statistics of the batch, which one sample has none of: train.batch_size")
+    if count == len(rows):  # one fused operation
+        return functional.batch_norm(rows, None, None, training=True, eps=eps)
     centred = rows - added_up(rows.sum(dim=0), pairs) / count
     variance = added_up(centred.square().sum(dim=0), pairs) / count
     return centred / (variance + eps).sqrt()

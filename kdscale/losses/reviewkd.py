@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sides import map_sides, paired_shapes, total
 from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["KnowledgeReview"]
@@ -52,7 +52,7 @@ class KnowledgeReview(Loss):
         with torch.autocast(student.logits.device.type, enabled=False):
             fused = self.fuse(own, [t.shape[2:] for t in theirs])
             values = [context_distance(s, t, self.config.pool_sizes) for s, t in zip(fused, theirs, strict=True)]
-        return torch.stack(values).sum(dim=0)
+        return total(values)
 
     def fuse(self, features: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """Give every level, shallow to deep, what it and the deeper ones hold: the teacher's channels and sizes."""
@@ -99,4 +99,4 @@ def context_distance(
     gaps += [functional.adaptive_avg_pool2d(gaps[0], size) for size in used]
     weights = [0.5**i for i in range(len(gaps))]
     values = [w * gap.square().flatten(1).mean(dim=1) for w, gap in zip(weights, gaps, strict=True)]
-    return torch.stack(values).sum(dim=0) / sum(weights)
+    return total(values) / sum(weights)

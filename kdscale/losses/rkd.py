@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import smooth_l1_loss
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
-from kdscale.nn.pairwise import Pairs, angles, distances, own_rows, related_rows
-from kdscale.nn.sides import feature_sides
+from kdscale.nn.pairwise import Pairs, directions, distances, own_rows, related_rows
+from kdscale.nn.sides import feature_sides, total
 
 __all__ = ["Relational"]
 
@@ -32,7 +33,7 @@ class Relational(Loss):
 
         distance: float = Field(25.0, ge=0, description="weight of the distances")
         angle: float = Field(50.0, ge=0, description="weight of the angles")
-        chunk: int = Field(16, ge=1, description="corners at a time: angles take chunk · N · (N + width) numbers")
+        chunk: int = Field(8, ge=1, description="corners at a time: angles take about chunk · N · (N + width) numbers")
         pairs: Pairs = "global"
 
         @model_validator(mode="after")
@@ -52,7 +53,7 @@ class Relational(Loss):
         Raises:
             ShapeError: there is one sample, or a feature without counterpart.
         """
-        return torch.stack([self._gap(*pair) for pair in feature_sides("rkd", student, teacher)]).sum()
+        return total([self._gap(*pair) for pair in feature_sides("rkd", student, teacher)])
 
     def _gap(self, student: Tensor, teacher: Tensor) -> Tensor:
         config, parts = self.config, []
@@ -62,7 +63,7 @@ class Relational(Loss):
         if config.angle:
             corners = own_rows(len(own), config.pairs)
             parts.append(config.angle * angle_gap(own, taught, corners, config.chunk))
-        return torch.stack(parts).sum()
+        return total(parts)
 
 
 def distance_gap(student: Float[Tensor, "N D"], teacher: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
@@ -84,24 +85,35 @@ def _relative(rows: Tensor) -> Tensor:
 
 
 class _AngleGap(torch.autograd.Function):
-    """Differentiates each chunk at once and keeps only the sum, so that memory does not grow as N³."""
+    """Differentiates each chunk at once, by hand, and keeps only the sum: memory does not grow as N³."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, corners: range, chunk: int) -> Tensor:
         total, gradient = student.new_zeros(()), torch.zeros_like(student)
-        wanted: bool = ctx.needs_input_grad[0]
         for start in range(corners.start, corners.stop, chunk):
             at = slice(start, min(start + chunk, corners.stop))
-            with torch.set_grad_enabled(wanted):
-                rows = student.detach().requires_grad_(wanted)
-                part = smooth_l1_loss(angles(rows, at), angles(teacher, at), reduction="sum")
-            if wanted:
-                gradient += torch.autograd.grad(part, rows)[0]
-            total += part.detach()
+            with torch.autocast(student.device.type, enabled=False):
+                _add_corners(student, teacher, at, total, gradient if ctx.needs_input_grad[0] else None)
         count = len(corners) * len(student) ** 2
         ctx.save_for_backward(gradient / count)
         return total / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         return ctx.saved_tensors[0] * grads[0], None, None, None
+
+
+def _add_corners(student: Tensor, teacher: Tensor, at: slice, total: Tensor, gradient: Tensor | None) -> None:
+    """Add the Huber values of some corners' cosines to `total`, and what they give the student to `gradient`."""
+    towards, _ = directions(teacher, at)
+    gap = (towards @ towards.mT).neg_()
+    towards, length = directions(student, at)
+    gap.baddbmm_(towards, towards.mT)
+    slope = gap.clamp(-1, 1)
+    if gradient is not None:
+        pull = (slope @ towards).mul_(2)  # both sides of a cosine: the matrix of slopes is symmetric
+        pull.addcmul_(towards, (pull * towards).sum(-1, keepdim=True), value=-1).div_(length)
+        gradient += pull.sum(0)
+        gradient[at] -= pull.sum(1)
+    total += gap.sub_(slope, alpha=0.5).mul_(slope).sum()  # Huber's value is slope · gap - slope² / 2

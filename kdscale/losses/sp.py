@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
 from kdscale.nn.pairwise import Pairs, gram, related_rows, unit_rows
-from kdscale.nn.sides import feature_sides
+from kdscale.nn.sides import feature_sides, total
 
 __all__ = ["SimilarityPreserving"]
 
@@ -40,10 +40,10 @@ class SimilarityPreserving(Loss):
             similarity_gap(*(related_rows("sp", features, self.config.pairs) for features in pair))
             for pair in feature_sides("sp", student, teacher)
         ]
-        return torch.stack(values).sum()
+        return total(values)
 
 
 def similarity_gap(student: Float[Tensor, "N D"], teacher: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
     """Compute ‖G_t - G_s‖² / N² of Gram matrices with rows of length 1."""
     # The rows of the products are normalised, not the features: that would be another function.
-    return (unit_rows(gram(student)) - unit_rows(gram(teacher))).square().mean()
+    return mse_loss(unit_rows(gram(student)), unit_rows(gram(teacher)))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike
+from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
 
 __all__ = ["VariationalInformation"]
 
@@ -63,7 +63,7 @@ class VariationalInformation(Loss):
             with torch.autocast(own.device.type, enabled=False):
                 mean = regress(own)
             values.append(gaussian_nll(mean, taught, softplus(raw) + self.config.eps))
-        return torch.stack(values).sum(0)
+        return total(values)
 
 
 def gaussian_nll(

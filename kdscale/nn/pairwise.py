@@ -6,11 +6,13 @@ of neighbours vanish in bf16.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.linalg import vector_norm
 
 from kdscale import ranks
@@ -19,8 +21,8 @@ from kdscale.errors import ShapeError
 __all__ = [
     "Pairs",
     "added_up",
-    "angles",
     "correlations",
+    "directions",
     "distances",
     "gathered",
     "gram",
@@ -35,6 +37,8 @@ Pairs = Literal["global", "local"]
 
 NEAR = 1e-6
 """Least distance of two samples."""
+LEAST = 1e-12
+"""Rows that are not longer have no direction."""
 
 
 def related_rows(term: str, features: Float[Tensor, "B *rest"], pairs: Pairs) -> Float[Tensor, "N D"]:
@@ -72,15 +76,14 @@ def own_rows(count: int, pairs: Pairs) -> range:
     return range(ranks.rank() * own, (ranks.rank() + 1) * own)
 
 
-def unit_rows(rows: Float[Tensor, "*N D"], eps: float = 1e-12, added: float = 0.0) -> Float[Tensor, "*N D"]:
+def unit_rows(rows: Float[Tensor, "*N D"], eps: float = LEAST, added: float = 0.0) -> Float[Tensor, "*N D"]:
     """Divide each row by its length plus `added`.
 
     A row not longer than `eps` has no direction: it becomes zero and passes no gradient, where a quotient by a
-    clamped length would pass one of the order of 1 / eps.
+    clamped length would pass one of the order of 1 / eps. Once differentiable.
     """
-    length = vector_norm(rows, dim=-1, keepdim=True)
-    long = length > eps
-    return torch.where(long, rows, 0.0) / torch.where(long, length + added, 1.0)
+    unit: Tensor = _UnitRows.apply(rows, eps, added)  # type: ignore[no-untyped-call]
+    return unit
 
 
 def gram(rows: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N N"]:
@@ -99,9 +102,15 @@ def distances(rows: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
     return apart.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
 
 
-def angles(rows: Float[Tensor, "N D"], at: slice) -> Float[Tensor, "A N N"]:
-    """Cosines of the angles at some rows between the directions to any two rows; 0 where two of the three coincide."""
-    return gram(unit_rows(rows[None] - rows[at, None]))
+def directions(rows: Float[Tensor, "N D"], at: slice) -> tuple[Float[Tensor, "A N D"], Float[Tensor, "A N 1"]]:
+    """Directions from some rows to every row, of length 1, and the distances; infinite for a row in the same place.
+
+    For use without gradients: it is what angles are differentiated by hand with.
+    """
+    towards = rows[None] - rows[at, None]
+    length = vector_norm(towards, dim=-1, keepdim=True)
+    length = torch.where(length > LEAST, length, torch.inf)
+    return towards.div_(length), length
 
 
 def correlations(first: Float[Tensor, "N D"], second: Float[Tensor, "N D"], eps: float = 1e-8) -> Float[Tensor, "N"]:
@@ -109,12 +118,62 @@ def correlations(first: Float[Tensor, "N D"], second: Float[Tensor, "N D"], eps:
 
     A row that is constant up to rounding correlates with nothing and passes no gradient.
     """
-    first, second = _centred(first), _centred(second)
-    lengths: Tensor = vector_norm(first, dim=1) * vector_norm(second, dim=1)
-    return (first * second).sum(1) / (lengths + eps)
+    found: Tensor = _Correlations.apply(first, second, eps)  # type: ignore[no-untyped-call]
+    return found
 
 
-def _centred(rows: Tensor) -> Tensor:
-    centred = rows - rows.mean(1, keepdim=True)
-    rounding = 8 * torch.finfo(rows.dtype).eps * vector_norm(rows, dim=1, keepdim=True)
-    return torch.where(vector_norm(centred, dim=1, keepdim=True) > rounding, centred, 0.0)
+def _centred(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows less their mean, and their lengths (N, 1): infinite where a row is constant up to rounding."""
+    mean = rows.mean(1, keepdim=True)
+    centred = rows - mean
+    length: Tensor = vector_norm(centred, dim=1, keepdim=True)
+    rounding = 8 * torch.finfo(rows.dtype).eps * torch.hypot(length, mean * rows.shape[1] ** 0.5)
+    return centred, torch.where(length > rounding, length, torch.inf)
+
+
+class _UnitRows(Function):
+    """Keeps what it gives and one number a row: the chain of single operations keeps, and makes, three times that."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, eps: float, added: float) -> Tensor:
+        length = vector_norm(rows, dim=-1, keepdim=True)
+        divisor = torch.where(length > eps, length + added, torch.inf)
+        unit = rows / divisor
+        ctx.save_for_backward(unit, length, divisor)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        unit, length, divisor = ctx.saved_tensors
+        along = (unit * grads[0]).sum(-1, keepdim=True) * (divisor / length).nan_to_num(0.0, posinf=0.0)
+        return torch.addcmul(grads[0], unit, along, value=-1).div_(divisor), None, None
+
+
+class _Correlations(Function):
+    """Differentiates by hand: of centred rows the gradient is centred too, and stays in their plane."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, eps: float) -> Tensor:
+        (a, a_length), (b, b_length) = _centred(first), _centred(second)
+        lengths = a_length * b_length + eps
+        found = (a * b).sum(1, keepdim=True) / lengths
+        ctx.save_for_backward(a, b, a_length, b_length, lengths, found)
+        return found[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, b, a_length, b_length, lengths, found = ctx.saved_tensors
+        outer = grads[0][:, None] / lengths
+        by_first, by_second = ctx.needs_input_grad[:2]
+        return (
+            _tangent(a, b, found * b_length / a_length, outer) if by_first else None,
+            _tangent(b, a, found * a_length / b_length, outer) if by_second else None,
+            None,
+        )
+
+
+def _tangent(own: Tensor, other: Tensor, share: Tensor, outer: Tensor) -> Tensor:
+    """Gradient of a correlation: (other - share · own) · outer; nothing where a length is infinite."""
+    return torch.addcmul(other, own, share.nan_to_num(0.0), value=-1).mul_(outer)

@@ -16,6 +16,8 @@ def at_least_fp32(tensor: Tensor) -> Tensor:
     A softmax over many classes loses its tail in bf16, and squares overflow in fp16: so every loss
     widens what a network under autocast hands to it, before its first operation.
     """
+    if tensor.dtype in (torch.float32, torch.float64):  # each call less counts for a loss of a few small operations
+        return tensor
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal, TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -13,7 +15,17 @@ from kdscale.api import Outputs
 from kdscale.errors import ShapeError
 from kdscale.nn.precision import at_least_fp32
 
-__all__ = ["MapShape", "feature_sides", "logit_sides", "map_sides", "paired", "paired_shapes", "pooled_alike"]
+__all__ = [
+    "MapShape",
+    "feature_sides",
+    "logit_sides",
+    "map_sides",
+    "paired",
+    "paired_shapes",
+    "pooled",
+    "pooled_alike",
+    "total",
+]
 
 MapShape = tuple[int, int, int]
 """Channels, height, width."""
@@ -92,6 +104,16 @@ def pooled_alike(
     pool = functional.adaptive_avg_pool2d if how == "avg" else functional.adaptive_max_pool2d
     pooled = [side if side.shape[2:] == size else pool(side, size) for side in (first, second)]
     return pooled[0], pooled[1]
+
+
+def pooled(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
+    """Average a map over its positions; one of a single position, as a pooled feature is, only changes its shape."""
+    return feature.flatten(1) if feature.shape[2:] == (1, 1) else feature.mean(dim=(2, 3))
+
+
+def total(values: Sequence[Tensor]) -> Tensor:
+    """Add up what taps give: of one tap without an operation, where a stack would cost four."""
+    return reduce(torch.add, values)
 
 
 def _map_shape(term: str, shape: tuple[int, ...]) -> MapShape:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdscale.errors import ShapeError
-from kdscale.nn.pairwise import angles, correlations, distances, gram, own_rows, related_rows, unit_rows
+from kdscale.nn.pairwise import correlations, directions, distances, gram, own_rows, related_rows, unit_rows
 
 
 def rows(seed: int, count: int = 6, width: int = 4) -> Tensor:
@@ -67,9 +67,11 @@ def test_samples_in_one_place_are_a_millionth_apart_and_pass_no_gradient() -> No
 
 
 @given(seed=st.integers(0, 999))
-def test_angles_are_the_cosines_of_the_corners(seed: int) -> None:
+def test_directions_give_the_cosines_of_the_corners(seed: int) -> None:
     x = rows(seed)
-    got = angles(x, slice(1, 3))
+    towards, length = directions(x, slice(1, 3))
+    torch.testing.assert_close((towards * length)[0].nan_to_num(0.0), x - x[1])
+    got = gram(towards)
     assert got.shape == (2, 6, 6)
     for a in (1, 2):
         for i in range(6):
@@ -91,6 +93,13 @@ def test_a_row_constant_up_to_rounding_correlates_with_nothing_and_passes_no_gra
     x, y = torch.full((1, 10), 0.1), torch.randn(1, 10)
     assert float(correlations(x, y)) == 0.0
     assert gradient(lambda leaf: correlations(leaf, y) + 1, x).abs().max() == 0
+
+
+@given(seed=st.integers(0, 99), added=st.sampled_from([0.0, 0.3]))
+def test_gradients_by_hand_are_those_of_finite_differences(seed: int, added: float) -> None:
+    x, y = rows(seed).requires_grad_(), rows(seed + 1000).requires_grad_()
+    assert torch.autograd.gradcheck(lambda leaf: unit_rows(leaf, added=added), x)
+    assert torch.autograd.gradcheck(correlations, (x, y))
 
 
 @pytest.mark.parametrize("pairs", ["global", "local"])
