@@ -14,7 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,19 @@ def experiment(case: dict[str, Any]) -> dict[str, Any]:
 def prepare(case: dict[str, Any], folder: Path) -> dict[str, Parts]:
     """Make data, teacher and cache; build each student as a worker does."""
     folder.mkdir()
+    return built(experiment(case), folder, ("alone", "live", "cached"))
+
+
+def built(settings: dict[str, Any], folder: Path, wanted: Sequence[str]) -> dict[str, Parts]:
+    """Run what some stages of an experiment need, and build these as a worker of one thread does."""
     config = folder / "bench.yaml"
-    config.write_text(yaml.safe_dump(experiment(case)))
+    config.write_text(yaml.safe_dump(settings))
     root = Root(folder / "runs")
     plan = make_plan(load(config, []), root)
     prepare_folders(root, plan, retry_failed=False)
     students = {}
     for digest, stage in plan.stages.items():
-        if stage.name in ("alone", "live", "cached"):
+        if stage.name in wanted:
             students[stage.name] = digest
         elif run_one(root, stage, Stop()) != "done":
             raise RuntimeError(f"{stage.name} is not done")

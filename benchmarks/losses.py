@@ -21,22 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.cache import STEPS, in_turns, stepping
+from benchmarks.cache import STEPS, built, in_turns, stepping
 from benchmarks.figures import Row, row, write
 from benchmarks.loss_cases import CASES, STEP, Case, Side, pair_of
 from benchmarks.plain_losses import PLAIN, plain_angles, plain_distances
-from kdscale.config.load import load
-from kdscale.jobs.inline import run_one
-from kdscale.jobs.prepare import prepare_folders
 from kdscale.losses.rkd import angle_gap, distance_gap
-from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.plan import make_plan
-from kdscale.train.build import build
 from kdscale.train.device import settle_heap
-from kdscale.train.stop import Stop
 
 MOST, MOST_SHARE, MOST_ANGLES_MB = 1.05, 15.0, 200
 DEAR = {
@@ -154,19 +146,7 @@ def shares(names: Sequence[str], budget_s: float) -> dict[str, list[float]]:
 
 def _student(folder: Path) -> Callable[[], float]:
     """Seconds of a step in the thread that trains, by the loop that trains."""
-    config = folder / "bench.yaml"
-    config.write_text(yaml.safe_dump(STUDENT))
-    root = Root(folder / "runs")
-    plan = make_plan(load(config, []), root)
-    prepare_folders(root, plan, retry_failed=False)
-    torch.set_num_threads(1)
-    [digest] = [digest for digest, stage in plan.stages.items() if stage.name == "student"]
-    for other, stage in plan.stages.items():
-        if other != digest and run_one(root, stage, Stop()) != "done":
-            raise RuntimeError(f"{stage.name} is not done")
-    made = root.stage(digest)
-    assert made is not None
-    turn = stepping(build(made.definition(), root, torch.device("cpu")))
+    turn = stepping(built(STUDENT, folder, ["student"])["student"])
 
     def step() -> float:
         begun = time.thread_time()

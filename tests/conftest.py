@@ -10,8 +10,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.matrix import LONG
+
 # No test may depend on the machine's speed, nor fail for one run in a hundred: `make test-long` draws afresh.
-LONG = bool(os.environ.get("KDSCALE_LONG"))
 hypothesis.settings.register_profile(
     "suite", deadline=None, derandomize=not LONG, max_examples=200 if LONG else 30, database=None
 )

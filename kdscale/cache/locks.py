@@ -11,6 +11,7 @@ that. Hence a file that nothing else ever opens, and one writer per process and 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import AbstractContextManager
@@ -19,7 +20,7 @@ from pathlib import Path
 from kdscale import atomic
 from kdscale.errors import CacheError
 
-__all__ = ["BlockLocks", "alone", "read_only"]
+__all__ = ["REFUSED", "BlockLocks", "alone", "read_only"]
 
 WAIT_S = 60.0
 _OPEN: set[tuple[int, int, int]] = set()
@@ -86,6 +87,10 @@ def alone(path: Path, wait_s: float = WAIT_S) -> AbstractContextManager[None]:
         CacheError: the file system has no locks, or somebody keeps this one.
     """
     return atomic.locked(path, wait_s, CacheError)
+
+
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""What the operating system says of what may not be written."""
 
 
 def read_only(folder: Path, error: OSError) -> CacheError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdscale import atomic
 from kdscale.cache import blocks
-from kdscale.cache.locks import alone, read_only
+from kdscale.cache.locks import REFUSED, alone, read_only
 from kdscale.cache.manifest import Manifest, hash_of_rows
 from kdscale.errors import CacheCorrupt, CacheError
 
@@ -113,7 +112,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in REFUSED:
             raise read_only(path, error) from error
         problem = "the disk is full" if atomic.is_disk_full(error) else "the cache cannot be written"
         raise CacheError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from numpy.typing import NDArray
 
 from kdscale.cache import blocks
 from kdscale.cache.folder import CacheFolder
-from kdscale.cache.locks import BlockLocks, read_only
+from kdscale.cache.locks import REFUSED, BlockLocks, read_only
 from kdscale.errors import CacheError, CacheMiss, ShapeError
 
 __all__ = ["BlockWriter"]
-
-REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class BlockWriter:

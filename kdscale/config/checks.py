@@ -105,7 +105,7 @@ def _check_parts(key: str, term: TermConfig, stages: Mapping[str, StageSpec]) ->
     producer, selector, part = parse_reference(str(term.init_from))
     if selector != "last":
         raise KeyedError(key, f"a term's parts are kept after the last epoch only; say {producer}#{part or term.id}")
-    known = {other.id: other.name for terms in stages[producer].passes.values() for other in terms}
+    known = {other.id: other.name for other in stages[producer].terms}
     wanted = part or term.id
     if wanted not in known:
         raise KeyedError(key, f"{producer} has no term {wanted}{hint(wanted, known)}")

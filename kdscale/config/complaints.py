@@ -35,7 +35,7 @@ def validated(model: type[M], values: Any, at: str = "") -> M:
         errors = error.errors()
         first = min(errors, key=lambda one: (one["type"] != "extra_forbidden", -len(one["loc"])))
         path = _path(first["loc"], values, missing=first["type"] == "missing")
-        raise KeyedError(".".join([*([at] if at else []), *path]), _what(dict(first), model, path, values)) from None
+        raise KeyedError(".".join([*([at] if at else []), *path]), _what(dict(first), model, path)) from None
 
 
 def located(error: KeyedError, layer: Layer, where: str) -> tuple[str, str]:
@@ -96,7 +96,7 @@ def _numbered(key: str, values: Any) -> list[str]:
     return path
 
 
-def _what(error: dict[str, Any], model: type[BaseModel], path: list[str], values: Any) -> str:
+def _what(error: dict[str, Any], model: type[BaseModel], path: list[str]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key{hint(path[-1], _fields_at(model, path[:-1]))}"
     if error["type"] == "missing":

@@ -261,3 +261,13 @@ class StageSpec(Model):
     export: dict[str, Any] | None = outside(None)
     expect: Expectation | None = outside(None)
     variant: dict[str, Any] = Field({}, description="swept keys that lie outside the identity")
+
+    @property
+    def terms(self) -> list[TermConfig]:
+        """Those of all passes, in order."""
+        return [term for terms in self.passes.values() for term in terms]
+
+    @property
+    def terms_begun(self) -> list[TermConfig]:
+        """Those whose trained parts start from what another stage's term has learnt."""
+        return [term for term in self.terms if term.init_from is not None]

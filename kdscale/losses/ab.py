@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
-from kdscale.nn.sides import MapShape, map_sides, paired_shapes
+from kdscale.nn.sides import MapShape, map_sides, paired_shapes, total
 from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["ActivationBoundaries"]
@@ -66,10 +66,10 @@ class ActivationBoundaries(Loss):
         with torch.autocast(student.logits.device.type, enabled=False):
             layers = [self._distances(connect, s, t).flatten(1) for connect, (s, t) in pairs]
         if self.config.reduction == "mean":
-            return torch.stack([layer.mean(dim=1) for layer in layers]).sum(dim=0)
+            return total([layer.mean(dim=1) for layer in layers])
         last = len(layers) - 1
         weighted = [layer.sum(dim=1) * 2.0 ** (j - last) for j, layer in enumerate(layers)]
-        return SCALE * torch.stack(weighted).sum(dim=0)
+        return SCALE * total(weighted)
 
     def _distances(self, connect: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
         needs_two_values("ab", student, connect)

@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
 from kdscale.errors import ShapeError
+from kdscale.nn.mixing import by_share
 from kdscale.nn.precision import at_least_fp32
 
 __all__ = ["GradientAttention"]
@@ -53,7 +54,8 @@ class GradientAttention(Loss):
                 "at_grad: differentiates by the pixels that both networks saw, which a live student and a live teacher "
                 "answer with; a cached teacher, an ensemble or no teacher has none"
             )
-        values = _cross_entropy(side.logits, batch)
+        logits = at_least_fp32(side.logits)
+        values = by_share(batch, lambda labels: cross_entropy(logits, labels, reduction="none"))
         return at_least_fp32(input_derivative(values, side.pixels, create_graph=create_graph))
 
 
@@ -64,14 +66,3 @@ def input_derivative(
     with torch.enable_grad():
         [derivative] = torch.autograd.grad(values.sum(), pixels, create_graph=create_graph, retain_graph=True)
     return derivative
-
-
-def _cross_entropy(logits: Float[Tensor, "B C"], batch: Batch) -> Float[Tensor, "B"]:
-    """With the labels, or of a mixed sample with both, each by its share."""
-
-    def against(labels: Int64[Tensor, "B"]) -> Tensor:
-        return cross_entropy(at_least_fp32(logits), labels, reduction="none")
-
-    if batch.labels_b is None or batch.lam is None:
-        return against(batch.labels)
-    return batch.lam * against(batch.labels) + (1 - batch.lam) * against(batch.labels_b)

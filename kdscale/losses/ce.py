@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
+from kdscale.nn.mixing import by_share
 from kdscale.nn.precision import at_least_fp32
 
 __all__ = ["CrossEntropy"]
@@ -35,10 +36,7 @@ class CrossEntropy(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the cross-entropy of each sample, in nats."""
         smoothing = self.config.label_smoothing
-        values = cross_entropy(student.logits, batch.labels, smoothing)
-        if batch.labels_b is None or batch.lam is None:
-            return values
-        return batch.lam * values + (1 - batch.lam) * cross_entropy(student.logits, batch.labels_b, smoothing)
+        return by_share(batch, lambda labels: cross_entropy(student.logits, labels, smoothing))
 
 
 def cross_entropy(logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"], smoothing: float) -> Float[Tensor, "B"]:

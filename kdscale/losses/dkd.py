@@ -20,6 +20,7 @@ from torch.nn.functional import logsigmoid
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
+from kdscale.nn.mixing import by_share
 from kdscale.nn.sides import logit_sides
 
 __all__ = ["DecoupledSoftTargets"]
@@ -47,10 +48,7 @@ class DecoupledSoftTargets(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the weighted divergences of each sample, in nats. Raises: ShapeError."""
         ours, theirs = logit_sides("dkd", student, teacher)
-        values = self._against(ours, theirs, batch.labels)
-        if batch.labels_b is None or batch.lam is None:
-            return values
-        return batch.lam * values + (1 - batch.lam) * self._against(ours, theirs, batch.labels_b)
+        return by_share(batch, lambda labels: self._against(ours, theirs, labels))
 
     def _against(self, ours: Tensor, theirs: Tensor, labels: Tensor) -> Tensor:
         target, others = decoupled(ours, theirs, labels, self.config.temperature)

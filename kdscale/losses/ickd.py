@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.pairwise import gram, unit_rows
-from kdscale.nn.sides import map_sides, paired_shapes
+from kdscale.nn.sides import map_sides, paired_shapes, total
 from kdscale.nn.squares import sum_squares
 from kdscale.nn.sync_bn import needs_two_values
 
@@ -53,8 +53,8 @@ class InterChannel(Loss):
                 embedded = embed(own)
             value = channel_gap(embedded, taught)
             values.append(value / taught.shape[1] if self.config.reduction == "paper" else value)
-        total = torch.stack(values).sum(0)
-        return total / (len(total) * ranks.world()) if self.config.reduction == "imagenet" else total
+        summed = total(values)
+        return summed / (len(summed) * ranks.world()) if self.config.reduction == "imagenet" else summed
 
 
 def channel_gap(student: Float[Tensor, "B K H W"], teacher: Float[Tensor, "B K I J"]) -> Float[Tensor, "B"]:

@@ -112,7 +112,7 @@ def pooled(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:
 
 
 def total(values: Sequence[Tensor]) -> Tensor:
-    """Add up what taps give: of one tap without an operation, where a stack would cost four."""
+    """Add up what taps or terms give: of one without an operation, where a stack would cost four."""
     return reduce(torch.add, values)
 
 

@@ -85,7 +85,7 @@ def assemble(
     """
     where = f"stages.{spec.name}"
     size = image_size(spec, info)
-    every = [term for terms in spec.passes.values() for term in terms]
+    every = spec.terms
     only = next(iter(parents)) if len(parents) == 1 else None
     wanted = wanted_taps(every, only)
     wanted |= {role: ["pooled"] for role, ref in spec.teachers.items() if ref.cache is not None and ref.cache.pooled}

@@ -102,7 +102,7 @@ def _listening(spec: StageSpec, role: str) -> list[TermConfig]:
     """The terms that listen to a teacher, alone or in an ensemble."""
     only = len(spec.teachers) == 1
     names = {role, *(name for name, ref in spec.teachers.items() if role in (ref.mean or []))}
-    found = [term for terms in spec.passes.values() for term in terms]
+    found = spec.terms
     return [t for t in found if t.teacher in names or (only and t.teacher is None and _loss(t).needs_teacher)]
 
 

@@ -286,7 +286,7 @@ def _data_identity(data: DataConfig, fingerprint: str) -> str:
 def _revisions(spec: StageSpec) -> dict[str, str | int]:
     """The revision of each plug-in that the stage uses; a user's own class counts by the hash of its file."""
     found: dict[str, str | int] = {}
-    terms = [term for terms in spec.passes.values() for term in terms]
+    terms = spec.terms
     used = [("losses", t.name) for t in terms] + [("modifiers", m.name) for t in terms for m in t.modifiers]
     used += [("strategies", spec.strategy), ("datasets", spec.data.name), ("models", spec.student.model)]
     for kind, name in used:

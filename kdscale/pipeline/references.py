@@ -7,7 +7,7 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
 from kdscale.config.load import parse_reference
-from kdscale.config.schema import StageSpec, TermConfig
+from kdscale.config.schema import StageSpec
 from kdscale.errors import ConfigError
 from kdscale.pipeline.planned import PlannedStage
 
@@ -20,15 +20,10 @@ def parents_of(spec: StageSpec, known: Mapping[str, str]) -> dict[str, tuple[str
     for role, text in _references(spec).items():
         stage, selector, _ = parse_reference(text)
         found[role] = (known[stage], selector)
-    for term in _terms_begun(spec):
+    for term in spec.terms_begun:
         stage, selector, part = parse_reference(str(term.init_from))
         found[f"terms.{term.id}"] = (known[stage], f"{selector}#{part or term.id}")
     return found
-
-
-def _terms_begun(spec: StageSpec) -> list[TermConfig]:
-    """Terms whose trained parts start from those of another stage's term."""
-    return [term for terms in spec.passes.values() for term in terms if term.init_from is not None]
 
 
 def _references(spec: StageSpec) -> dict[str, str]:
@@ -41,7 +36,7 @@ def in_order(specs: Mapping[str, StageSpec]) -> list[str]:
     """Names of a trial's stages, parents first. Raises: ConfigError for an unknown reference or a cycle."""
     edges = {}
     for name, spec in specs.items():
-        texts = [*_references(spec).values(), *(str(term.init_from) for term in _terms_begun(spec))]
+        texts = [*_references(spec).values(), *(str(term.init_from) for term in spec.terms_begun)]
         edges[name] = [parse_reference(text)[0] for text in texts]
         for parent in edges[name]:
             if parent not in specs:

@@ -212,8 +212,8 @@ class SweepRecord:
 
     def teachers(self, stage: StageRecord) -> list[StageRecord]:
         """The networks that a stage learns from, in the order of the config."""
-        begun = (p.role == "init_from" or p.role.startswith("terms.") for p in stage.parents)
-        parents = (self.stages.get(p.digest) for p, from_it in zip(stage.parents, begun, strict=True) if not from_it)
+        taught = (p for p in stage.parents if p.role != "init_from" and not p.role.startswith("terms."))
+        parents = (self.stages.get(p.digest) for p in taught)
         return [p for p in parents if p is not None and p.kind == "train"]
 
     def name_of(self, stage: StageRecord) -> str:

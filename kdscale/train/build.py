@@ -233,7 +233,7 @@ def store_of_stage(definition: Mapping[str, Any], root: Root, stage_to: str | No
 
 def _begin_terms(strategy: Strategy, parents: Mapping[str, Parent], spec: StageSpec) -> None:
     """Start terms' trained parts from those that another stage's term ended with."""
-    for term in (term for terms in spec.passes.values() for term in terms if term.init_from is not None):
+    for term in spec.terms_begun:
         file = parents[f"terms.{term.id}"].weights
         assert file is not None
         module, saved = strategy.get_submodule(f"terms.{term.id}"), load_file(file)

@@ -116,7 +116,7 @@ class _StageRun:
 
     def _loop(self, parts: Parts) -> Loop:
         train = self.spec.train
-        terms = [term.id for terms in self.spec.passes.values() for term in terms]
+        terms = [term.id for term in self.spec.terms]
         evaluator = parts.evaluator("val")
         loop = Loop(
             train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from kdscale import plugins
 from tests.distributed.one_process import Case
 from tests.distributed.ranks import run_on_ranks
+from tests.matrix import MATRIX
 
-LONG = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
 PROGRAM = "from tests.distributed.one_process import *\n{call}\nprint('equal')"
 CASES = [
     Case("ab"),
@@ -45,6 +44,6 @@ def test_every_loss_of_samples_is_compared() -> None:
     assert {name for case in CASES for name, _ in case.modifiers} == set(plugins.available("modifiers"))
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=LONG)])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=MATRIX)])
 def test_ranks_find_what_one_process_does(world: int, root: Path) -> None:
     run_on_ranks(PROGRAM.format(call=f"compare({CASES})"), root, world=world)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.distributed.ranks import run_on_ranks
-
-LONG = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
+from tests.matrix import MATRIX
 
 START = """
 import os
@@ -81,7 +79,7 @@ print("equal")
 """
 
 
-@pytest.mark.parametrize("after", [1, pytest.param(4, marks=LONG)])
+@pytest.mark.parametrize("after", [1, pytest.param(4, marks=MATRIX)])
 def test_another_number_of_ranks_takes_it_up(after: int, root: Path, tmp_path: Path) -> None:
     run_on_ranks(START + SAVE, root, world=2, FOLDER=str(tmp_path))
     run_on_ranks(START + RESUME, root, world=after, FOLDER=str(tmp_path))

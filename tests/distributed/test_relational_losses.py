@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ import pytest
 from kdscale import plugins
 from tests.distributed.one_process import Case
 from tests.distributed.ranks import run_on_ranks
+from tests.matrix import MATRIX
 
-LONG = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
-WORLDS = [2, pytest.param(4, marks=LONG)]
+WORLDS = [2, pytest.param(4, marks=MATRIX)]
 PROGRAM = "from tests.distributed.one_process import *\n{call}\nprint('equal')"
 CASES = [
     Case("cc"),

@@ -16,9 +16,9 @@ from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.plan import make_plan
 from tests.e2e.conftest import Make, Sandbox
 from tests.e2e.test_kills import KillAt
+from tests.matrix import LONG, MATRIX
 from tests.unit.checkpoint.disk import small_disk
 
-LONG = bool(os.environ.get("KDSCALE_LONG"))
 CACHE = "stages.student.teachers.teacher.cache"
 LIVE = ("stages.teacher.student.widths=[8,8,16]", "train.epochs=2")
 SLOW_FILL = "stages.teacher.student.depth=32"
@@ -59,9 +59,6 @@ class KillFill:
             for rank, pid in enumerate(pids):
                 if self.only_rank in (None, rank):
                     os.kill(pid, self.number)
-
-
-MATRIX = pytest.mark.skipif(not LONG, reason="make test-long runs the whole matrix")
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@ from kdscale.jobs.local import LocalRun
 from kdscale.jobs.prepare import prepare_folders
 from kdscale.pipeline.artifacts import Root, StageFolder
 from tests.e2e.conftest import EXPERIMENT, Make, Sandbox
+from tests.matrix import LONG
 from tests.unit.checkpoint.disk import small_disk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LONG = bool(os.environ.get("KDSCALE_LONG"))
 SLOW = ("data.options.size=24", "train.epochs=2", "stages.teacher.student.widths=[8,8,16]")
 """Steps long enough to be hit in the middle, few of them, and a teacher that is soon ready."""
 PATIENCE_S = 120.0

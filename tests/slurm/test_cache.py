@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdscale.cache.folder import CacheFolder
+from tests.matrix import MATRIX
 from tests.slurm.conftest import Drill, Make, control, wait_until
-from tests.slurm.test_faults import MATRIX
 
 SLOW_FILL = (
     "stages.teacher.student={model: resnet_cifar, depth: 32}", "stages.teacher.train.epochs=1", "data.options.size=24",

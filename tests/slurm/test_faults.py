@@ -9,12 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
+from tests.matrix import MATRIX
 from tests.slurm.conftest import Drill, Make, own_net, wait_until
 from tests.slurm.test_cluster import ENDLESS, LONG, ONLY_TEACHER, TWO, demand_equal, job_of, shell
-
-MATRIX = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
 
 
 def pids_of(drill: Drill, name: str) -> list[int]:

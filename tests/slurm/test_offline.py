@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.matrix import MATRIX
 from tests.mlflow_server import RealServer, free_port
 from tests.slurm.conftest import EXPERIMENT, PLACE, PROFILE, ROOT, Drill, Make, wait_until
 from tests.tracking_store import stored_runs
@@ -27,7 +28,6 @@ REAL: dict[str, Any] = EXPERIMENT | {
     "train": EXPERIMENT["train"] | {"epochs": 1},
 }
 
-LONG = pytest.mark.skipif(not os.environ.get("KDSCALE_LONG"), reason="make test-long")
 pytestmark = pytest.mark.skipif(not FASHION.is_dir(), reason="apt-get install dataset-fashion-mnist")
 
 
@@ -106,7 +106,7 @@ def test_a_variable_that_nodes_lack_is_told_before_a_sweep_stumbles_over_it(dril
     assert "data.stage_to: $NO_SUCH_DISK is not set on n" in done.stdout
 
 
-@LONG
+@MATRIX
 def test_a_run_root_that_nodes_do_not_see(drill: Make, hide: Callable[[Path], None]) -> None:
     box = drill()
     box.root.mkdir()
@@ -166,7 +166,7 @@ def finished(box: Drill) -> bool:
     return bool(box.stages("teacher")) and box.state("teacher")["state"] == "done"
 
 
-@pytest.mark.parametrize("ship", ["auto", pytest.param("job", marks=LONG)])
+@pytest.mark.parametrize("ship", ["auto", pytest.param("job", marks=MATRIX)])
 def test_jobs_ship_to_a_server_without_anybody_on_the_login_node(
     drill: Make, server: RealServer, ship: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +183,7 @@ def test_jobs_ship_to_a_server_without_anybody_on_the_login_node(
     assert written.stdout == ""
 
 
-@LONG
+@MATRIX
 def test_what_a_job_shipped_before_it_was_requeued_is_not_shipped_again(drill: Make, server: RealServer) -> None:
     box = drill()
     long = (ONLY_TEACHER, "train.epochs=60", f"tracking={{uri: '{server.uri}', ship: job}}")

@@ -18,10 +18,10 @@ from kdscale.cache.folder import CacheFolder
 from kdscale.cache.reader import CacheReader
 from kdscale.cache.writer import BlockWriter
 from kdscale.errors import CacheCorrupt, CacheMiss
+from tests.matrix import LONG
 from tests.unit.cache.filling import bytes_of, cache_of, fill, fill_slowly, records_of
 
 FORK = multiprocessing.get_context("fork")
-LONG = bool(os.environ.get("KDSCALE_LONG"))
 BLOCK_BYTES = 20
 TORN = 4
 """The block that is torn: the first of the second view, between others in its shard."""
