@@ -62,8 +62,8 @@ CASES = {
     "B256": Case(256, 100, CIFAR),
     "B1024": Case(1024, 1000, LARGE, {"crd": {"negatives": 2048}, "fsp": {"adapter": True}}, 8, (20, 20)),
 }
-STEP = Case(128, 100, CIFAR)
-"""Of the share of a student's step."""
+STEP = Case(128, 100, CIFAR, {"ft": {"reconstruction": 0}})
+"""Of the share of a student's step; ft's paraphraser has learnt in a stage of its own."""
 
 
 @dataclass(frozen=True)

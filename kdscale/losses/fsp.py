@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
+from kdscale.nn.pairwise import inner_products
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
 from kdscale.nn.squares import mean_squares, sum_squares
 
@@ -72,7 +73,7 @@ def flow(
 ) -> Float[Tensor, "B C C2"]:
     """Compute 1/(h w) Σ_hw first_i second_j of each sample, the larger map pooled to the smaller's size."""
     one, two = (side.flatten(2) for side in pooled_alike(first, second, pool))
-    return one @ two.transpose(1, 2) / one.shape[2]
+    return inner_products(one, two) / one.shape[2]
 
 
 def flow_distance(

@@ -71,14 +71,24 @@ class FactorTransfer(Loss):
 
     def _parts(self, index: int, own: Tensor, theirs: Tensor) -> Iterator[Tensor]:
         """Each sample's distance of factors, and its error of reconstruction, as far as they are asked for."""
-        factor, restored = self.paraphrasers[index](theirs)
+        factor, restored = self._paraphrased(index, theirs)
         if self.config.distance != "none":
             needs_two_values("ft", own, self.translators[index])
-            yield factor_distance(self.translators[index](own), factor.detach(), self.config.distance)
-        if self.config.reconstruction:
+            yield factor_distance(self.translators[index](own), factor, self.config.distance)
+        if restored is not None:
             mse = self.config.reconstruct == "mse"
             error = mean_squares(restored, theirs) if mse else (restored - theirs).abs().flatten(1).mean(dim=1)
             yield self.config.reconstruction * error
+
+    def _paraphrased(self, index: int, theirs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The factor, and where the paraphraser learns what it makes of it: half of the work, with its gradient."""
+        paraphraser = self.paraphrasers[index]
+        assert isinstance(paraphraser, Paraphraser)
+        if self.config.reconstruction:
+            factor, restored = paraphraser(theirs)
+            return factor.detach(), restored
+        with torch.no_grad():
+            return paraphraser.encoder(theirs), None
 
 
 class Paraphraser(nn.Module):

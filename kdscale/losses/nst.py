@@ -8,15 +8,18 @@ Reduction: mean over pairs of channels and over samples, sum over layers.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.linalg import vector_norm
 
 from kdscale.api import Batch, Loss, Outputs, Shapes
 from kdscale.errors import ShapeError
-from kdscale.nn.pairwise import unit_rows
+from kdscale.nn.pairwise import LEAST
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
 
 __all__ = ["NeuronSelectivity"]
@@ -46,11 +49,47 @@ class NeuronSelectivity(Loss):
 def squared_discrepancy(student: Float[Tensor, "B C P"], teacher: Float[Tensor, "B C2 P"]) -> Float[Tensor, "B"]:
     """Compute mean k(t, t') + mean k(s, s') - 2 mean k(s, t) over channels, k(a, b) = (â · b̂)², â = a / ‖a‖₂.
 
-    A channel of zeros, as a dead ReLU gives, has â = 0.
+    A channel of zeros, as a dead ReLU gives, has â = 0. Differentiable once, by the student.
     """
-    ours, theirs = unit_rows(student), unit_rows(teacher)
-    return _kernel_mean(theirs, theirs) + _kernel_mean(ours, ours) - 2 * _kernel_mean(ours, theirs)
+    found: Tensor = _SquaredDiscrepancy.apply(student, teacher)  # type: ignore[no-untyped-call]
+    return found
 
 
-def _kernel_mean(first: Tensor, second: Tensor) -> Tensor:
-    return (first @ second.mT).square().mean(dim=(1, 2))
+class _SquaredDiscrepancy(Function):
+    """By hand, from products of channels: no map is ever divided by its length, nor kept a second time."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        own, cross, others = student @ student.mT, student @ teacher.mT, teacher @ teacher.mT
+        scale, other_scale = _inverse_lengths(own), _inverse_lengths(others)
+        for products, rows, columns in ((own, scale, scale), (cross, scale, other_scale)):
+            products.mul_(rows[:, :, None]).mul_(columns[:, None])
+        others.mul_(other_scale[:, :, None]).mul_(other_scale[:, None])
+        ctx.save_for_backward(student, teacher, own, cross, scale, other_scale)
+        return _mean_square(others) + _mean_square(own) - 2 * _mean_square(cross)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """By unit channels: 4 (mean_j (ŝ·ŝ_j) ŝ_j - mean_j (ŝ·t̂_j) t̂_j) / C, less its part along ŝ, over ‖s‖."""
+        student, teacher, own, cross, scale, other_scale = ctx.saved_tensors
+        outer = (4 * grads[0] / own.shape[1])[:, None] * scale
+        by_own = own * (outer / own.shape[2])[:, :, None]
+        by_cross = cross * (outer / -cross.shape[2])[:, :, None]
+        along = (by_own * own).sum(2) + (by_cross * cross).sum(2)
+        by_own.diagonal(dim1=1, dim2=2).sub_(along)
+        by_own.mul_(scale[:, None])
+        by_cross.mul_(other_scale[:, None])
+        gradient = torch.baddbmm(teacher.mT @ by_cross.mT, student.mT, by_own.mT)
+        return gradient.mT, None
+
+
+def _inverse_lengths(products: Float[Tensor, "B C C"]) -> Float[Tensor, "B C"]:
+    """1 / ‖a‖₂ of each channel, read off the products; 0 for one without length, which so drops out."""
+    squares = products.diagonal(dim1=1, dim2=2)
+    return squares.rsqrt().masked_fill_(squares <= LEAST**2, 0.0)
+
+
+def _mean_square(products: Tensor) -> Tensor:
+    lengths: Tensor = vector_norm(products, dim=(1, 2))
+    return lengths.square() / products[0].numel()

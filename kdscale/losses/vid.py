@@ -21,6 +21,7 @@ from torch.nn.functional import softplus
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
+from kdscale.nn.squares import squares_of_channels
 
 __all__ = ["VariationalInformation"]
 
@@ -70,12 +71,13 @@ def gaussian_nll(
     mean: Float[Tensor, "B K H W"], target: Float[Tensor, "B K H W"], variance: Float[Tensor, "K"]
 ) -> Float[Tensor, "B"]:
     """Compute ((target - mean)² / variance + log variance) / 2, averaged over channels and space."""
-    variance = variance[:, None, None]
-    return ((target - mean).square() / variance + variance.log()).mean((1, 2, 3)) / 2
+    errors = squares_of_channels(mean, target) / math.prod(mean.shape[2:])
+    return (errors / variance + variance.log()).mean(1) / 2
 
 
 def _regressor(own: int, hidden: int, taught: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(own, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, hidden, 1, bias=False), nn.ReLU(),
+        nn.Conv2d(own, hidden, 1, bias=False), nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, hidden, 1, bias=False), nn.ReLU(inplace=True),
         nn.Conv2d(hidden, taught, 1, bias=False),
     )  # fmt: skip

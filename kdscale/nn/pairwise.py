@@ -19,6 +19,7 @@ from kdscale import ranks
 from kdscale.errors import ShapeError
 
 __all__ = [
+    "LEAST",
     "Pairs",
     "added_up",
     "correlations",
@@ -26,6 +27,7 @@ __all__ = [
     "distances",
     "gathered",
     "gram",
+    "inner_products",
     "own_rows",
     "related_count",
     "related_rows",
@@ -87,9 +89,22 @@ def unit_rows(rows: Float[Tensor, "*N D"], eps: float = LEAST, added: float = 0.
 
 
 def gram(rows: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N N"]:
-    """Inner products of all pairs of rows."""
+    """Inner products of all pairs of rows; once differentiable, by one product."""
     with torch.autocast(rows.device.type, enabled=False):
-        return rows @ rows.mT
+        found: Tensor = _Gram.apply(rows)  # type: ignore[no-untyped-call]
+    return found
+
+
+def inner_products(
+    first: Float[Tensor, "*batch N D"], second: Float[Tensor, "*batch M D"]
+) -> Float[Tensor, "*batch N M"]:
+    """Inner products of every row with every other side's row; once differentiable.
+
+    Gradients lie in memory as the rows do: those of channels-last maps would else be copied by whoever takes them.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        found: Tensor = _InnerProducts.apply(first, second)  # type: ignore[no-untyped-call]
+    return found
 
 
 def distances(rows: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
@@ -148,6 +163,41 @@ class _UnitRows(Function):
         unit, length, divisor = ctx.saved_tensors
         along = (unit * grads[0]).sum(-1, keepdim=True) * (divisor / length).nan_to_num(0.0, posinf=0.0)
         return torch.addcmul(grads[0], unit, along, value=-1).div_(divisor), None, None
+
+
+class _Gram(Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows @ rows.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        [rows] = ctx.saved_tensors
+        return _combined(grads[0] + grads[0].mT, rows, rows)
+
+
+class _InnerProducts(Function):
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward(first, second)
+        return first @ second.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        first, second = ctx.saved_tensors
+        by_first, by_second = ctx.needs_input_grad
+        return (
+            _combined(grads[0], second, first) if by_first else None,
+            _combined(grads[0].mT, first, second) if by_second else None,
+        )
+
+
+def _combined(weights: Tensor, rows: Tensor, like: Tensor) -> Tensor:
+    """Each row a weighted sum of `rows`, laid out in memory as `like` is."""
+    return (rows.mT @ weights.mT).mT if like.mT.is_contiguous() else weights @ rows
 
 
 class _Correlations(Function):

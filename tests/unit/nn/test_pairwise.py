@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdscale.errors import ShapeError
-from kdscale.nn.pairwise import correlations, directions, distances, gram, own_rows, related_rows, unit_rows
+from kdscale.nn.pairwise import (
+    correlations,
+    directions,
+    distances,
+    gram,
+    inner_products,
+    own_rows,
+    related_rows,
+    unit_rows,
+)
 
 
 def rows(seed: int, count: int = 6, width: int = 4) -> Tensor:
@@ -44,6 +53,23 @@ def test_the_gram_matrix_keeps_float32_under_autocast() -> None:
         got = gram(x)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, x @ x.T)
+
+
+@given(seed=st.integers(0, 99))
+def test_inner_products_are_differentiated_by_one_product_a_side(seed: int) -> None:
+    x, y = rows(seed).requires_grad_(), rows(seed + 1000).requires_grad_()
+    torch.testing.assert_close(inner_products(x, y), x @ y.mT)
+    assert torch.autograd.gradcheck(inner_products, (x, y))
+    assert torch.autograd.gradcheck(gram, x)
+
+
+def test_gradients_of_channels_last_maps_lie_as_the_maps_do() -> None:
+    x, y = (torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last) for _ in "xy")
+    for products in (lambda leaf: gram(leaf.flatten(2)), lambda leaf: inner_products(leaf.flatten(2), y.flatten(2))):
+        leaf = x.clone().requires_grad_()
+        [found] = torch.autograd.grad(products(leaf).square().sum(), leaf)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found, gradient(products, x.contiguous()))
 
 
 @given(seed=st.integers(0, 999))

@@ -53,3 +53,12 @@ def test_the_larger_map_is_pooled_to_the_smaller_and_never_the_other() -> None:
         assert pooled[0, 0].tolist() == want
         assert same is small
         assert pooled_alike(small, large, how)[1].tolist() == [[want]]
+
+
+@pytest.mark.parametrize("size", [(2, 3), (4, 6), (3, 5)])
+def test_the_fast_way_to_the_largest_gives_what_a_differentiable_one_gives(size: tuple[int, int]) -> None:
+    large, small = torch.randn(2, 3, 8, 12).relu(), torch.zeros(2, 1, *size)
+    large[0, 0, 0, 0] = torch.nan
+    trained = large.clone().requires_grad_()
+    got, want = (pooled_alike(side, small, "max")[0].detach() for side in (large, trained))
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)

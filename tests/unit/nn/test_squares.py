@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdscale.nn.squares import channel_squares, mean_squares, sum_squares
+from kdscale.nn.squares import channel_squares, mean_squares, squares_of_channels, sum_squares
 
 SHAPES = st.sampled_from([(3, 4), (2, 3, 4), (2, 3, 2, 4)])
 
@@ -21,12 +21,16 @@ def test_squares_are_summed_and_averaged_sample_by_sample(shape: tuple[int, ...]
     torch.testing.assert_close(sum_squares(a, b), (a - b).pow(2).flatten(1).sum(1))
     torch.testing.assert_close(mean_squares(a, b), (a - b).pow(2).flatten(1).mean(1))
     torch.testing.assert_close(channel_squares(a), a.pow(2).sum(1))
+    torch.testing.assert_close(
+        squares_of_channels(a, b), (a - b).pow(2).flatten(2).sum(2) if a.dim() > 2 else (a - b).pow(2)
+    )
 
 
 @given(shape=SHAPES, seed=st.integers(0, 99))
 def test_the_gradients_are_those_of_finite_differences(shape: tuple[int, ...], seed: int) -> None:
     a, b = drawn(shape, seed).requires_grad_(), drawn(shape, seed + 1000).requires_grad_()
     assert torch.autograd.gradcheck(sum_squares, (a, b))
+    assert torch.autograd.gradcheck(squares_of_channels, (a, b))
     assert torch.autograd.gradcheck(channel_squares, (a,))
 
 
@@ -34,6 +38,7 @@ def test_the_memory_layout_is_nothing_to_it() -> None:
     a, b = drawn((2, 3, 4, 5), 0), drawn((2, 3, 4, 5), 1)
     last = a.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(sum_squares(last, b), sum_squares(a, b))
+    torch.testing.assert_close(squares_of_channels(last, b), squares_of_channels(a, b))
     torch.testing.assert_close(channel_squares(last), channel_squares(a))
 
 
