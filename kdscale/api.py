@@ -279,6 +279,8 @@ class Losses:
     """What is differentiated: the sum of weighted terms, a mean over the global batch once ranks are averaged."""
     terms: dict[str, Float[Tensor, ""]]
     """Each term's unweighted mean, detached: for metrics."""
+    figures: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """What else is worth watching, detached, by the names in `Strategy.figures`."""
 
 
 class Strategy(nn.Module):
@@ -290,6 +292,8 @@ class Strategy(nn.Module):
     """Forward-and-update rounds on each batch, in order."""
     most_zero_stage: ClassVar[Literal[0, 1, 2, 3]] = 3
     """How far its state can be sharded: 0 needs all ranks to hold every gradient (parts that train in turns)."""
+    figures: Sequence[str] = ()
+    """What it measures besides its terms, at every step in one of its passes: logged as train/NAME, a mean."""
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Return the losses of one pass; called through the engine only."""

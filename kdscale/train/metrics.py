@@ -22,10 +22,13 @@ class Meter:
     Args:
         terms: names of the terms, over all passes.
         device: where the losses are.
+        figures: names of what the strategy measures besides.
     """
 
-    def __init__(self, terms: Sequence[str], device: torch.device) -> None:
-        self._names = ("loss", *terms)
+    def __init__(self, terms: Sequence[str], device: torch.device, figures: Sequence[str] = ()) -> None:
+        self._names = ("loss", *terms, *figures)
+        self._figures = frozenset(figures)
+        self._keys = ("train/loss", *(f"train/term/{term}" for term in terms), *(f"train/{name}" for name in figures))
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
         self._first_bad = torch.full((len(self._names),), -1, dtype=torch.int64, device=device)
         self._steps = 0
@@ -34,8 +37,8 @@ class Meter:
     def add(self, losses: Mapping[str, Losses], step: int) -> None:
         """Take in one step's losses without waiting for the device."""
         total = torch.stack([part.total.detach() for part in losses.values()]).sum()
-        by_term = {name: value for part in losses.values() for name, value in part.terms.items()}
-        values = torch.stack([total, *(by_term[name] for name in self._names[1:])]).double()
+        by_name = {name: one for part in losses.values() for name, one in (*part.terms.items(), *part.figures.items())}
+        values = torch.stack([total, *(by_name[name] for name in self._names[1:])]).double()
         self._sums += values
         fresh_and_bad = (self._first_bad < 0) & ~torch.isfinite(values)
         self._first_bad.masked_fill_(fresh_and_bad, step)
@@ -59,8 +62,7 @@ class Meter:
         means = (ranks.mean_(self._sums.clone()) / max(1, self._steps)).tolist()
         if not all(map(math.isfinite, means)):
             self._raise()
-        metrics = {"train/loss": means[0]}
-        metrics |= {f"train/term/{name}": mean for name, mean in zip(self._names[1:], means[1:], strict=True)}
+        metrics = dict(zip(self._keys, means, strict=True))
         metrics |= {f"time/{what}_s": spent / max(1, self._steps) for what, spent in self._seconds.items()}
         self._sums.zero_()
         self._steps = 0
@@ -94,7 +96,7 @@ class Meter:
             if step >= 0
         ]
         step, _, rank, name = min(bad)
-        what = "the loss" if name == "loss" else f"term {name}"
+        what = "the loss" if name == "loss" else f"figure {name}" if name in self._figures else f"term {name}"
         raise NonFiniteLoss(
             f"{what} became nan or inf at step {step} on rank {rank}. "
             "Lower train.lr, set train.grad_clip or warmup_epochs, or train with precision fp32; "
@@ -112,6 +114,7 @@ def one(losses: Sequence[Mapping[str, Losses]]) -> dict[str, Losses]:
         name: Losses(
             _mean([part[name].total.detach() for part in losses]),
             {term: _mean([part[name].terms[term] for part in losses]) for term in first[name].terms},
+            {figure: _mean([part[name].figures[figure] for part in losses]) for figure in first[name].figures},
         )
         for name in first
     }

@@ -41,6 +41,20 @@ def test_passes_add_up() -> None:
     assert m.read() == {"train/loss": 5.0, "train/term/ce": 2.0, "train/term/kd": 8.0}
 
 
+def test_figures_are_means_too_under_names_of_their_own() -> None:
+    m = Meter(["ce"], CPU, ["gate/entropy"])
+    for step, entropy in enumerate([0.5, 1.0]):
+        found = {"ce": torch.tensor(1.0)}
+        parts = [
+            {"main": Losses(torch.tensor(1.0), found, {"gate/entropy": torch.tensor(entropy + d)})} for d in (-1, 1)
+        ]
+        m.add(one(parts), step)
+    assert m.read() == {"train/loss": 1.0, "train/term/ce": 1.0, "train/gate/entropy": 0.75}
+    m.add({"main": Losses(torch.tensor(1.0), {"ce": torch.tensor(1.0)}, {"gate/entropy": torch.tensor(NAN)})}, 2)
+    with pytest.raises(NonFiniteLoss, match="figure gate/entropy became nan or inf at step 2"):
+        m.check()
+
+
 def test_micro_batches_make_one_step() -> None:
     parts = [losses(1.0, ce=2.0, kd=0.0), losses(3.0, ce=6.0, kd=1.0)]
     together = one(parts)["main"]
