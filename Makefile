@@ -32,7 +32,7 @@ types: setup-test  ## mypy, strict
 	$(PYTHON_IN) -m mypy
 
 test: lint types  ## everything that CI runs
-	$(PYTEST)
+	$(PYTEST) -n logical --maxprocesses 4
 	$(PYTEST) tests/distributed
 	$(PYTEST) tests/e2e
 	$(PYTEST) tests/slurm
