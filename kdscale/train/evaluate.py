@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from kdscale import ranks
 from kdscale.api import Batch, Outputs, Teacher
+from kdscale.nn.modes import evaluating
 from kdscale.nn.precision import autocast_of
 from kdscale.teachers.ensemble import Ensemble
 from kdscale.train.asking import ask
@@ -81,7 +82,7 @@ class Evaluator:
         """Evaluate; called by all ranks.
 
         Args:
-            network: answers a batch's images with Outputs; put into eval mode, and back.
+            network: answers a batch's images with Outputs; in eval mode for as long, each module back in its own after.
             precision: bf16 and fp16 run under autocast.
             interrupted: polled after each batch that every rank has; True ends the evaluation.
 
@@ -89,21 +90,16 @@ class Evaluator:
             The figures over all ranks, or None when interrupted.
         """
         sums = _Sums(self._classes, [t.name for t in self._teachers], self._device)
-        training = network.training
-        network.eval()
-        try:
-            with torch.no_grad():
-                polls = 0
-                for index, batch in enumerate(self._loader):
-                    polls = polls or self._polls(len(batch.rows))
-                    moved = batch.to(self._device)
-                    with autocast_of(precision, self._device):
-                        answered: Outputs = network(moved.images)
-                    sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
-                    if interrupted is not None and index < polls and interrupted(index):
-                        return None
-        finally:
-            network.train(training)
+        with torch.no_grad(), evaluating(network):
+            polls = 0
+            for index, batch in enumerate(self._loader):
+                polls = polls or self._polls(len(batch.rows))
+                moved = batch.to(self._device)
+                with autocast_of(precision, self._device):
+                    answered: Outputs = network(moved.images)
+                sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
+                if interrupted is not None and index < polls and interrupted(index):
+                    return None
         return sums.figures()
 
     def _polls(self, first_batch: int) -> int:
@@ -169,15 +165,13 @@ class _Sums:
 def latency_ms(network: nn.Module, images: Tensor, runs: int = 50) -> tuple[float, float]:
     """Median and 95th percentile of answering one image in fp32, in milliseconds, as the process runs now."""
     device = images.device
-    training = network.training
-    network.eval()
     times: list[float] = []
-    for _ in range(runs + 10):
-        begun = time.perf_counter()
-        network(images[:1])
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append((time.perf_counter() - begun) * 1e3)
-    network.train(training)
+    with evaluating(network):
+        for _ in range(runs + 10):
+            begun = time.perf_counter()
+            network(images[:1])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append((time.perf_counter() - begun) * 1e3)
     ordered = sorted(times[10:])
     return ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]

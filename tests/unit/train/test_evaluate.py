@@ -143,6 +143,15 @@ def test_teachers_are_asked_once_and_the_mode_comes_back() -> None:
     assert teacher.asked == asked == 11
 
 
+def test_what_was_frozen_in_eval_mode_is_so_after_an_evaluation() -> None:
+    network = LooksUp(LOGITS)
+    network.frozen = nn.BatchNorm1d(3)
+    network.train().frozen.eval()
+    assert Evaluator(Split(), [], CLASSES, CPU, ROWS)(network)
+    latency_ms(network, torch.zeros(1, 1, 2, 2, dtype=torch.uint8), runs=1)
+    assert (network.training, network.frozen.training) == (True, False)
+
+
 def test_interrupted_between_batches() -> None:
     polled: list[int] = []
 
