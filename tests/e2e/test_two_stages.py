@@ -19,7 +19,7 @@ from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.plan import make_plan
 from kdscale.train.build import Parts, build
 from tests.matrix import MATRIX
-from tests.small_sweep import SMALL_DATA, SMALL_TRAIN
+from tests.small_sweep import SMALL_DATA, SMALL_TRAIN, untimed_metrics
 
 SMALL = {"model": "resnet_cifar", "depth": 8, "widths": [4, 8, 16]}
 STAGES: dict[str, Any] = {
@@ -102,6 +102,9 @@ def test_weights_are_handed_over_and_what_is_frozen_stays(method: str, tmp_path:
     kept = load_file(first.snapshot(handed))
     assert given.keys() == kept.keys()
     assert equal(given, kept, set(kept))
+
+    figures = {name for line in untimed_metrics(first) for name in line if name.startswith("train/ab/")}
+    assert figures == ({"train/ab/signs"} if method == "ab" else set())
 
     trained = load_file(second.snapshot("last"))
     parts, tuned = begun(folders["tuned"], root)
