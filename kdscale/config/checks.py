@@ -42,6 +42,10 @@ def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None
         _check_engine(name, spec)
         _check_teachers(name, spec)
         _check_terms(name, spec)
+        for key, text in _networks(name, spec):
+            if "#" in text:
+                said = f"a network is taken whole; parts that a term has trained are taken by a term: init_from: {text}"
+                raise KeyedError(key, said)
         for key, text in _references(name, spec):
             _check_reference(key, text, stages)
         for key, term in _terms_begun(name, spec):
@@ -67,12 +71,17 @@ def _check_engine(name: str, spec: StageSpec) -> None:
 # --------------------------------------------------------------------------- references
 
 
-def _references(name: str, spec: StageSpec) -> Iterator[tuple[str, str]]:
+def _networks(name: str, spec: StageSpec) -> Iterator[tuple[str, str]]:
+    """Stages whose network is taken, with the key that says so."""
     for role, ref in spec.teachers.items():
         if ref.from_ is not None:
             yield f"stages.{name}.teachers.{role}.from", ref.from_
     if spec.init_from is not None:
         yield f"stages.{name}.init_from", spec.init_from.from_
+
+
+def _references(name: str, spec: StageSpec) -> Iterator[tuple[str, str]]:
+    yield from _networks(name, spec)
     for key, term in _terms_begun(name, spec):
         yield key, str(term.init_from)
 

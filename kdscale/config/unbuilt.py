@@ -17,7 +17,6 @@ _NOT_BUILT: list[tuple[str, tuple[Any, ...], str]] = [
     (rf"{_STAGE}\.export", (None,), "exports are not built yet; leave it out"),
 ]
 _PATTERNS = [(re.compile(pattern), built, said) for pattern, built, said in _NOT_BUILT]
-_PART_SAID = "parts of a stage (STAGE#PART) are not built yet; take the whole stage"
 
 
 def refuse_what_is_not_built(values: Mapping[str, Any]) -> None:
@@ -26,8 +25,6 @@ def refuse_what_is_not_built(values: Mapping[str, Any]) -> None:
         for pattern, built, said in _PATTERNS:
             if pattern.fullmatch(key) and value not in built and not _is_stage(key, value):
                 raise KeyedError(key, said)
-        if re.fullmatch(rf"{_STAGE}\.(teachers\.[^.]+\.from|init_from(\.from)?)", key) and "#" in str(value):
-            raise KeyedError(key, _PART_SAID)
 
 
 def _is_stage(key: str, value: Any) -> bool:

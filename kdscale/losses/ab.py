@@ -6,6 +6,7 @@ Deviation: the teacher answers in eval mode, where the authors' script leaves it
 Taps: before the last ReLU of each stage (`stage1.pre` ...), from shallow to deep, on both sides.
 Reduction: `sum` over the elements of a layer, mean over samples, layers weighted 1, 1/2, 1/4 ... from the last one
 back, times 3/1000; `mean` over all elements of a layer, layers added up: about C·H·W times weaker before that factor.
+Figure: `signs`, the share of neurons that fire for what the teacher's fire for, a mean over layers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.linalg import vector_norm
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
+from kdscale.nn.measures import Measures
 from kdscale.nn.sides import MapShape, map_sides, paired_shapes, total
 from kdscale.nn.sync_bn import needs_two_values
 
@@ -32,7 +34,7 @@ SCALE = 3 / 1000
 """What the authors multiply the sum over layers by."""
 
 
-class ActivationBoundaries(Loss):
+class ActivationBoundaries(Loss, Measures):
     """Push each neuron behind a margin, on the side of zero on which the teacher's is."""
 
     class Config(PluginConfig):
@@ -45,6 +47,7 @@ class ActivationBoundaries(Loss):
         )
 
     config: Config
+    figures = ("signs",)
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
@@ -68,15 +71,23 @@ class ActivationBoundaries(Loss):
         """Return the weighted sum over layers of each sample. Raises: ShapeError."""
         sides = map_sides("ab", student, teacher)
         with torch.autocast(student.logits.device.type, enabled=False):
-            layers = [self._distance(connect, *pair) for connect, pair in zip(self.connectors, sides, strict=True)]
+            pairs = [(self._connected(connect, s), t) for connect, (s, t) in zip(self.connectors, sides, strict=True)]
+            layers = [boundary_distance(s, t, self.config.margin) for s, t in pairs]
+            self.measured = {"signs": torch.stack([agreement(s.detach(), t) for s, t in pairs]).mean()}
         if self.config.reduction == "mean":
             return total([layer / math.prod(t.shape[1:]) for layer, (_, t) in zip(layers, sides, strict=True)])
         last = len(layers) - 1
         return total([SCALE * 2.0 ** (j - last) * layer for j, layer in enumerate(layers)])
 
-    def _distance(self, connect: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+    def _connected(self, connect: nn.Module, student: Tensor) -> Tensor:
         needs_two_values("ab", student, connect)
-        return boundary_distance(connect(student), teacher, self.config.margin)
+        connected: Tensor = connect(student)
+        return connected
+
+
+def agreement(student: Float[Tensor, "B *rest"], teacher: Float[Tensor, "B *rest"]) -> Float[Tensor, ""]:
+    """Compute the share of neurons on the same side of zero on both sides; zero itself counts as not active."""
+    return ((student > 0) == (teacher > 0)).count_nonzero() / student.numel()
 
 
 def boundary_distance(

@@ -3,7 +3,8 @@
 Source: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017, eq. 1 and 2 with every lambda 1.
 Deviation: none by default. `reduction: mean` with `pool: avg` is RepDistiller's, `reduction: columns` is that of
 torchdistill (norms of columns, without a square). Student and teacher need equal channels; `adapter` lets a trained
-1x1 convolution stand before each tap of the student where they differ, which the paper does not have.
+1x1 convolution stand before each tap of the student where they differ, which the paper does not have. `shuffle` is the
+paper's way to students that differ: each learns from the teacher's matrices with rows and columns in another order.
 Reduction: sum over the matrix, mean over samples, sum over pairs of consecutive taps.
 """
 
@@ -12,12 +13,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.draws import hash64, seed_of
 from kdscale.errors import ShapeError
 from kdscale.nn.pairwise import inner_products
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
@@ -38,6 +41,7 @@ class FlowBetweenLayers(Loss):
         reduction: Reduction = Field("sum", description="of squared differences, or the sum of their columns' norms")
         pool: Pool = Field("max", description="how the larger of two consecutive maps is brought to the smaller's size")
         adapter: bool = Field(False, description="1x1 convolutions on the student where channels differ")
+        shuffle: int | None = Field(None, description="seed of an order of the teacher's channels; null: as they are")
 
     config: Config
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
@@ -54,18 +58,37 @@ class FlowBetweenLayers(Loss):
                 f"{[t for _, t in channels]}; tap other layers, or set adapter: true"
             )
         self.adapters = nn.ModuleList(nn.Identity() if s == t else nn.Conv2d(s, t, 1, bias=False) for s, t in channels)
+        if config.shuffle is not None:
+            for tap, (_, theirs) in enumerate(channels):
+                self.register_buffer(f"order{tap}", order(config.shuffle, tap, theirs), persistent=False)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's distance, summed over pairs of taps. Raises: ShapeError."""
         sides = map_sides("fsp", student, teacher)
         with torch.autocast(student.logits.device.type, enabled=False):
             ours = [adapter(own) for adapter, (own, _) in zip(self.adapters, sides, strict=True)]
-            flows = [
+            flows, wanted = (
                 [flow(first, second, self.config.pool) for first, second in pairwise(maps)]
                 for maps in (ours, [other for _, other in sides])
+            )
+            layers = [
+                flow_distance(own, other, self.config.reduction)
+                for own, other in zip(flows, self._shuffled(wanted), strict=True)
             ]
-            layers = [flow_distance(own, other, self.config.reduction) for own, other in zip(*flows, strict=True)]
         return total(layers)
+
+    def _shuffled(self, flows: list[Tensor]) -> list[Tensor]:
+        """The teacher's matrices: a tap's channels stand in one order in both matrices that it is part of."""
+        if self.config.shuffle is None:
+            return flows
+        orders = [self.get_buffer(f"order{tap}") for tap in range(len(flows) + 1)]
+        return [each[:, rows][:, :, columns] for each, (rows, columns) in zip(flows, pairwise(orders), strict=True)]
+
+
+def order(seed: int, tap: int, channels: int) -> Int64[Tensor, "C"]:
+    """An order of a tap's channels, a function of the seed alone: every rank and every resume has the same."""
+    drawn = hash64(seed_of("fsp", seed, tap), np.arange(channels))
+    return torch.from_numpy(np.argsort(drawn, kind="stable").astype(np.int64))
 
 
 def flow(

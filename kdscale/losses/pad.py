@@ -6,10 +6,12 @@ squared error, for the stage before.
 Deviation: log-variances are held within ±10; where widths differ, a linear layer brings the student's to the
 teacher's. The modifier prime_aware weighs the samples of other losses likewise.
 Reduction: mean (or sum) over dimensions, sum over taps. The value may be negative.
+Figure: `weight`, the mean 1 / (eps + variance) by which errors count: where it runs away, so does the loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -18,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.measures import Measures
 from kdscale.nn.sides import map_sides, paired_shapes, pooled, total
 from kdscale.nn.sync_bn import needs_two_values
 from kdscale.nn.variance import LogVariance, weigh_by_variance
@@ -25,7 +28,7 @@ from kdscale.nn.variance import LogVariance, weigh_by_variance
 __all__ = ["PrimeAware"]
 
 
-class PrimeAware(Loss):
+class PrimeAware(Loss, Measures):
     """Match pooled features, weighed by a variance that the student predicts; maps are averaged over positions."""
 
     class Config(PluginConfig):
@@ -45,21 +48,30 @@ class PrimeAware(Loss):
             self.projections.append(nn.Identity() if own == theirs else nn.Linear(own, theirs))
             if config.variance != "none":
                 self.heads.append(LogVariance(own, theirs if config.variance == "dimension" else 1))
+                self.figures = ("weight",)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the weighed error of each sample. Raises: ShapeError."""
         pairs = [(pooled(s), pooled(t)) for s, t in map_sides("pad", student, teacher)]
         with torch.autocast(student.logits.device.type, enabled=False):
-            values = [self._pair(i, s, t) for i, (s, t) in enumerate(pairs)]
+            variances = [self._log_variance(head, s) for head, (s, _) in zip(self.heads, pairs, strict=False)]
+            values = [self._pair(i, s, t, variances) for i, (s, t) in enumerate(pairs)]
+            if variances:
+                weights = [1 / (self.config.eps + each.detach().exp()) for each in variances]
+                self.measured = {"weight": torch.stack([weight.mean() for weight in weights]).mean()}
         return total(values)
 
-    def _pair(self, i: int, own: Tensor, theirs: Tensor) -> Tensor:
+    def _log_variance(self, head: nn.Module, own: Tensor) -> Tensor:
+        needs_two_values("pad", own, head)
+        predicted: Tensor = head(own)
+        return predicted
+
+    def _pair(self, i: int, own: Tensor, theirs: Tensor, log_variances: Sequence[Tensor]) -> Tensor:
         error = (theirs - self.projections[i](own)).square()
         if self.config.variance == "sample":
             error = self._reduced(error)[:, None]
-        if self.config.variance != "none":
-            needs_two_values("pad", own, self.heads[i])
-            error = weigh_by_variance(error, self.heads[i](own), self.config.eps)
+        if log_variances:
+            error = weigh_by_variance(error, log_variances[i], self.config.eps)
         return self._reduced(error)
 
     def _reduced(self, error: Tensor) -> Tensor:

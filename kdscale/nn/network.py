@@ -12,6 +12,7 @@ from kdscale.api import Outputs
 from kdscale.config.taps import Tap, name_of
 from kdscale.errors import ShapeError, TapError
 from kdscale.nn.input import NetworkInput
+from kdscale.nn.modes import evaluating
 from kdscale.nn.tap_forms import Form, told_by
 from kdscale.nn.taps import Catch, locate
 
@@ -112,14 +113,11 @@ class Network(nn.Module):
         images = torch.zeros(
             DRY_IMAGES, self.input.given, size, size, dtype=torch.uint8, device=self.input.scale.device
         )
-        training = {module: module.training for module in self.modules()}
         try:
-            logits = self.eval()._logits(images)
+            with evaluating(self):
+                logits = self._logits(images)
         except (RuntimeError, ValueError, AssertionError) as error:
             raise ShapeError(f"{type(self.model).__name__} fails on {tuple(images.shape[1:])}: {error}") from error
-        finally:
-            for module, mode in training.items():
-                module.training = mode
         problems = {c.tap: f"{c.tap} ({c.path}) {fault}" for c in self.catches if (fault := c.problem(DRY_IMAGES))}
         if problems:
             raise TapError(f"{type(self.model).__name__}: tap {'; tap '.join(problems.values())}", next(iter(problems)))

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
+from kdscale.nn.modes import evaluating
 from kdscale.nn.network import Network
 
 __all__ = ["Cost", "conversion_cost", "fill_cost", "forward_flops", "training_cost", "training_rows"]
@@ -51,12 +52,9 @@ class Cost:
 def forward_flops(network: Network, info: DatasetInfo, size: int) -> int:
     """FLOPs of one image's forward pass, counted by torch on the real network."""
     images = torch.zeros(1, info.channels, size, size, dtype=torch.uint8)
-    training = network.training
-    network.eval()
     counter = _CountFlops()
-    with torch.no_grad(), counter:
+    with torch.no_grad(), evaluating(network), counter:
         network(images)
-    network.train(training)
     return counter.total
 
 

@@ -31,6 +31,8 @@ LEAST_SPREAD = 1.05
 MOST_INTERVALS = 30
 MOST_CURVE_ROWS = 12
 MOST_TEACHERS = 12
+_LOGGED = ("train/loss", "train/lr", "train/skipped", "train/images_per_s", _TERM)
+"""What every stage has under train/; whatever else stands there a strategy has measured."""
 _CURVES = {"train/loss": "training loss", "val/top1": "validation top-1 %", "train/lr": "learning rate"}
 
 
@@ -164,7 +166,8 @@ def _curve_row(
 ) -> CurveRow:
     panels = []
     used: set[int] = set()
-    for metric, what in _CURVES.items():
+    measured = sorted({m for s in stages for m in s.curves if m.startswith("train/") and not m.startswith(_LOGGED)})
+    for metric, what in (_CURVES | {metric: metric.removeprefix("train/") for metric in measured}).items():
         lines = [line for stage in stages if (line := _line(sweep, stage, metric, colours, len(stages)))]
         used |= {line.colour for line in lines}
         if lines:

@@ -24,7 +24,7 @@ __all__ = ["as_json", "chosen_groups", "ranked", "ranking_grid"]
 DISTINCT = 0.05
 MOST_ROWS = 20
 SMALLER_IS_BETTER = ("nll", "ece", "kl", "loss", "params", "flops", "latency", "wall")
-ON_TEST = frozenset({"top1", "top5", "nll", "ece", "agreement", "kl"})
+ON_TEST = frozenset({"top1", "top5", "nll", "ece", "agreement", "kl", "teacher_top1"})
 NO_DIFFERENCE = ("name", "seed", "sweep", "tracking", "resources", "limits", "plugins", "engine")
 """Keys of sweep.yaml that never tell two sweeps' results apart, or that axes say already."""
 

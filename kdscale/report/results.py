@@ -27,7 +27,7 @@ _MEASURED = (
     "images_per_s",
     "wall_s",
 )
-_FURTHER = ("kl", "latency_p95_ms", "test_rows", "per_class", "class_names")
+_FURTHER = ("kl", "teacher_top1", "latency_p95_ms", "test_rows", "per_class", "class_names")
 
 
 def collect(sweep_folder: Path) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def figures(stage: StageRecord) -> dict[str, float | None]:
     flat |= {"params": _number(stage.params), "flops": _number(stage.flops)}
     flat |= {"params_m": _scaled(stage.params, 1e6), "flops_m": _scaled(stage.flops, 1e6)}
     flat |= {"flops_g": _scaled(stage.flops, 1e9), "latency_p95_ms": _number(results.get("latency_p95_ms"))}
-    for name in ("agreement", "kl"):
+    for name in ("agreement", "kl", "teacher_top1"):
         flat[name] = _number(next(iter((results.get(name) or {}).values()), None))
     if stage.done:  # what is still training has no figure yet that could be compared
         flat |= {name: stage.last(name) for name in stage.curves if name.startswith("val/")}

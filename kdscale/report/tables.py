@@ -90,6 +90,7 @@ def group_grid(groups: Sequence[Group], title: str = "") -> Grid:
         columns.append((Column(f"over {BASELINE}"), lambda g: gain_cell(g, groups)))
     columns.append((Column("val %"), lambda g: Cell(percent(g.mean("val/top1")))))
     columns.append((Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))))
+    columns += _teachers_own(groups)
     if any(best_on_test(g) for g in groups):
         columns.append((Column("best on test (biased)"), lambda g: Cell(percent(best_on_test(g)), tone="muted")))
     columns.append((Column("params"), lambda g: Cell(count(g.mean("params") or None))))
@@ -116,6 +117,7 @@ def stage_grid(sweep: SweepRecord) -> Grid:
     columns += [
         (Column("Δ teacher", title="points to its first teacher"), lambda g: Cell(to_teacher(g))),
         (Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))),
+        *_teachers_own(groups),
         (Column("latency"), lambda g: Cell(millis(g.mean("latency_ms")))),
         (Column("img/s", optional=True), lambda g: Cell(count(g.mean("images_per_s")))),
         (Column("time", optional=True), lambda g: Cell(short_duration(g.mean("wall_s")))),
@@ -178,6 +180,14 @@ def _table(title: str, columns: Columns, groups: Sequence[Group], remarks: Seque
 
 
 _NOTHING = Cell(DASH, tone="muted")
+
+
+def _teachers_own(groups: Sequence[Group]) -> Columns:
+    """What an ensemble gets right stands nowhere else: it is no stage."""
+    if all(g.mean("teacher_top1") is None for g in groups):
+        return []
+    words = "top-1 of whom it hears: of its ensemble, where it has one"
+    return [(Column("teacher %", title=words, optional=True), lambda g: Cell(percent(g.mean("teacher_top1"))))]
 
 
 def _axis(group: Group, axis: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdscale.api import Batch, Losses, Outputs, Strategy, Taught, Term, Weighted
+from kdscale.nn.measures import Measures
 from kdscale.nn.sides import total
 
 __all__ = ["Distill"]
@@ -27,13 +28,23 @@ class Distill(Strategy):
         self._terms = {name: tuple(terms) for name, terms in passes.items()}
         every = [term for terms in passes.values() for term in terms]
         self.terms = nn.ModuleDict({term.id: term.loss for term in every})
+        self._measures = {
+            name: [(term.id, term.loss) for term in terms if isinstance(term.loss, Measures)]
+            for name, terms in self._terms.items()
+        }
+        self.figures = tuple(
+            f"{id_}/{figure}" for found in self._measures.values() for id_, loss in found for figure in loss.figures
+        )
         self.modifiers = nn.ModuleDict({t.id: nn.ModuleList(t.modifiers) for t in every if t.modifiers})
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Run the student once and weigh the terms of one pass."""
         parts = self.weighted(batch, taught, pass_)
         summed = total([part.weight * part.value for part in parts])
-        return Losses(summed, {part.id: part.value.detach() for part in parts})
+        figures = {
+            f"{id_}/{figure}": value for id_, loss in self._measures[pass_] for figure, value in loss.measured.items()
+        }
+        return Losses(summed, {part.id: part.value.detach() for part in parts}, figures)
 
     def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
         """Run the student once; each term of one pass with its weight at this step."""

@@ -23,7 +23,7 @@ def final_figures(stage: StageFiles) -> dict[str, float]:
     """Figures of one stage that is done; accuracies in [0, 1], sizes in millions, FLOPs of one image in 1e9."""
     results = stage.results
     found = {name: float(results[key]) for key, name in FINAL.items() if results.get(key) is not None}
-    for measure in ("agreement", "kl"):
+    for measure in ("agreement", "kl", "teacher_top1"):
         found |= _by_teacher(measure, results.get(measure) or {})
     if results.get("params") is not None:
         found["model/params_m"] = results["params"] / 1e6

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from kdscale import ranks
 from kdscale.api import Batch, Outputs, Teacher
+from kdscale.nn.modes import evaluating
 from kdscale.nn.precision import autocast_of
 from kdscale.teachers.ensemble import Ensemble
 from kdscale.train.asking import ask
@@ -41,6 +42,8 @@ class Figures:
     """Share of samples on which student and teacher name the same class."""
     kl: dict[str, float] = field(default_factory=dict)
     """Mean KL(teacher ‖ student) at temperature 1."""
+    teacher_top1: dict[str, float] = field(default_factory=dict)
+    """What each teacher gets right itself; of an ensemble it is known from nowhere else."""
 
     def metrics(self, split: str) -> dict[str, float]:
         """Flat metrics under the split's name; fidelity is that to the first teacher."""
@@ -81,7 +84,7 @@ class Evaluator:
         """Evaluate; called by all ranks.
 
         Args:
-            network: answers a batch's images with Outputs; put into eval mode, and back.
+            network: answers a batch's images with Outputs; in eval mode for as long, each module back in its own after.
             precision: bf16 and fp16 run under autocast.
             interrupted: polled after each batch that every rank has; True ends the evaluation.
 
@@ -89,21 +92,16 @@ class Evaluator:
             The figures over all ranks, or None when interrupted.
         """
         sums = _Sums(self._classes, [t.name for t in self._teachers], self._device)
-        training = network.training
-        network.eval()
-        try:
-            with torch.no_grad():
-                polls = 0
-                for index, batch in enumerate(self._loader):
-                    polls = polls or self._polls(len(batch.rows))
-                    moved = batch.to(self._device)
-                    with autocast_of(precision, self._device):
-                        answered: Outputs = network(moved.images)
-                    sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
-                    if interrupted is not None and index < polls and interrupted(index):
-                        return None
-        finally:
-            network.train(training)
+        with torch.no_grad(), evaluating(network):
+            polls = 0
+            for index, batch in enumerate(self._loader):
+                polls = polls or self._polls(len(batch.rows))
+                moved = batch.to(self._device)
+                with autocast_of(precision, self._device):
+                    answered: Outputs = network(moved.images)
+                sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
+                if interrupted is not None and index < polls and interrupted(index):
+                    return None
         return sums.figures()
 
     def _polls(self, first_batch: int) -> int:
@@ -123,7 +121,7 @@ class _Sums:
     def __init__(self, classes: int, teachers: Sequence[str], device: torch.device) -> None:
         self._teachers = list(teachers)
         self._classes = classes
-        self._scalars = torch.zeros(4 + 2 * len(self._teachers), dtype=torch.float64, device=device)
+        self._scalars = torch.zeros(4 + 3 * len(self._teachers), dtype=torch.float64, device=device)
         self._bins = torch.zeros(3, ECE_BINS, dtype=torch.float64, device=device)
         self._by_class = torch.zeros(2, classes, dtype=torch.float64, device=device)
 
@@ -138,7 +136,8 @@ class _Sums:
         scalars = [torch.tensor(float(len(labels)), device=logits.device), right.sum(), within5.sum(), nll]
         for name in self._teachers:
             log_p = taught[name].log_softmax(dim=1)
-            scalars += [(log_p.argmax(dim=1) == guess).sum(), (log_p.exp() * (log_p - log_q)).sum()]
+            named = log_p.argmax(dim=1)
+            scalars += [(named == guess).sum(), (log_p.exp() * (log_p - log_q)).sum(), (named == labels).sum()]
         self._scalars += torch.stack([value.double() for value in scalars])
         bins = (confidence * ECE_BINS).long().clamp(0, ECE_BINS - 1)
         for row, values in enumerate((torch.ones_like(right), confidence.double(), right)):
@@ -149,8 +148,12 @@ class _Sums:
     def figures(self) -> Figures:
         for tensor in (self._scalars, self._bins, self._by_class):
             ranks.sum_(tensor)
-        count, right, within5, nll, *pairs = self._scalars.tolist()
+        count, right, within5, nll, *taught = self._scalars.tolist()
         count = max(1.0, count)
+        agreement, kl, theirs = (
+            {name: value / count for name, value in zip(self._teachers, taught[measure::3], strict=True)}
+            for measure in range(3)
+        )
         gap = (self._bins[1] - self._bins[2]).abs().sum().item() / count
         totals, hits = self._by_class.tolist()
         return Figures(
@@ -160,8 +163,9 @@ class _Sums:
             nll=nll / count,
             ece=gap,
             per_class=[hit / total if total else float("nan") for hit, total in zip(hits, totals, strict=True)],
-            agreement={name: pairs[2 * i] / count for i, name in enumerate(self._teachers)},
-            kl={name: pairs[2 * i + 1] / count for i, name in enumerate(self._teachers)},
+            agreement=agreement,
+            kl=kl,
+            teacher_top1=theirs,
         )
 
 
@@ -169,15 +173,13 @@ class _Sums:
 def latency_ms(network: nn.Module, images: Tensor, runs: int = 50) -> tuple[float, float]:
     """Median and 95th percentile of answering one image in fp32, in milliseconds, as the process runs now."""
     device = images.device
-    training = network.training
-    network.eval()
     times: list[float] = []
-    for _ in range(runs + 10):
-        begun = time.perf_counter()
-        network(images[:1])
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append((time.perf_counter() - begun) * 1e3)
-    network.train(training)
+    with evaluating(network):
+        for _ in range(runs + 10):
+            begun = time.perf_counter()
+            network(images[:1])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append((time.perf_counter() - begun) * 1e3)
     ordered = sorted(times[10:])
     return ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]

@@ -73,6 +73,7 @@ def results_of(
         "ece": figures.ece,
         "agreement": figures.agreement,
         "kl": figures.kl,
+        "teacher_top1": figures.teacher_top1,
         "best_epoch": state.best_epoch if validated else None,
         "best_top1": state.best_top1 if validated else None,
         **({"best_top1_on_test": state.best_top1_on_test} if state.best_top1_on_test >= 0 else {}),

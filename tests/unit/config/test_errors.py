@@ -43,6 +43,8 @@ SWEEP = "sweep: {method: {a: {train.lr: 0.3}, b: %s}}\n"
         ("stages.student.teachers.teacher.from=teacher@best data.val_fraction=0", "no validation accuracy to be judged by"),
         ("stages.student.teachers.teacher.from=teacher@acc:0.9 stages.teacher.train.epochs=0", "it trains for no epoch"),
         ("stages.student.init_from=none", "stages.student.init_from: none is no stage"),
+        ("stages.student.init_from=teacher#kd", "stages.student.init_from: a network is taken whole; parts that a term"),
+        ("stages.student.teachers.teacher.from=teacher#kd", "taken by a term: init_from: teacher#kd"),
         ("stages.student.init_skip=[head]", "stages.student.init_skip: there is no init_from to skip parts of"),
         ("stages.student.losses.kd.teacher=t", "stages.student.losses.kd.teacher: t is no teacher of this stage; known: teacher"),
         ("stages.teacher.losses=[{name: kd}]", "stages.teacher.losses.kd: kd needs a teacher: set teacher: NAME"),
@@ -101,7 +103,6 @@ SWEEP = "sweep: {method: {a: {train.lr: 0.3}, b: %s}}\n"
         ("engine={name: deepspeed, zero_stage: 3} train.compile=true", "train.compile: ZeRO 3 gathers weights between modules"),
         # what is not built yet
         ("stages.student.export={format: onnx}", "stages.student.export: exports are not built yet"),
-        ("stages.student.teachers.teacher.from=teacher#head", "parts of a stage (STAGE#PART) are not built yet"),
         ("chain={path: [a, b]}", "chain: macros are not built yet; write the stages out"),
         ("stages.grow={sizes: [8, 14]}", "stages.grow: macros are not built yet"),
     ],

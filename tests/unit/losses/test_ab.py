@@ -82,6 +82,33 @@ def test_connectors_stand_everywhere_or_where_channels_differ() -> None:
     assert first[0].bias is None
 
 
+@given(seed=st.integers(0, 999))
+def test_its_figure_is_the_share_of_neurons_that_fire_alike(seed: int) -> None:
+    student, teacher, ab = answers(seed), answers(seed + 1), plain()
+    ab(student, teacher, BATCH)
+    shares = [((s > 0) == (t > 0)).double().mean() for s, t in zip(student.features, teacher.features, strict=True)]
+    assert float(ab.measured["signs"]) == pytest.approx(float(torch.stack(shares).mean()))
+    ab(teacher, teacher, BATCH)
+    assert ab.measured["signs"] == 1
+    ab(Outputs(teacher.logits, [-f for f in teacher.features]), teacher, BATCH)
+    assert ab.measured["signs"] == 0
+    assert ab.measured.keys() == set(ab.figures)
+
+
+def test_signs_come_to_agree_without_ever_falling_back() -> None:
+    teacher, ab = answers(1), plain()
+    features = [f.requires_grad_() for f in answers(0).features]
+    shares = []
+    for _ in range(30):
+        value = ab(Outputs(teacher.logits, features), teacher, BATCH).sum()
+        shares.append(float(ab.measured["signs"]))
+        for feature, slope in zip(features, torch.autograd.grad(value, features), strict=True):
+            feature.data -= 50 * slope  # the loss is a thousandth of a sum of squares
+    assert shares == sorted(shares)
+    assert shares[0] < 0.7
+    assert shares[-1] == 1
+
+
 def test_connectors_train() -> None:
     wider = [(3, 4, 4), (6, 2, 2)]
     ab = loss(wider)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdscale.api import Batch, Outputs, Shapes
 from kdscale.errors import ShapeError
-from kdscale.losses.fsp import FlowBetweenLayers, flow
+from kdscale.losses.fsp import FlowBetweenLayers, flow, order
 
 LOGITS = torch.zeros(4, 3)
 BATCH = Batch(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), torch.arange(4), view=0)
@@ -57,6 +57,25 @@ def test_a_permutation_of_channels_on_both_sides_changes_nothing(seed: int, redu
     student, teacher = maps(seed), maps(seed + 1000)
     moved = [[f.flip(1) for f in side] for side in (student, teacher)]
     torch.testing.assert_close(value(*moved, reduction=reduction), value(student, teacher, reduction=reduction))
+
+
+THREE = ((3, 4, 4), (5, 4, 4), (6, 2, 2))
+
+
+@given(seed=SEEDS, shuffle=st.integers(0, 5))
+def test_shuffled_it_is_the_loss_to_a_teacher_whose_channels_are_in_another_order(seed: int, shuffle: int) -> None:
+    student, teacher = maps(seed, *THREE), maps(seed + 1000, *THREE)
+    moved = [f[:, order(shuffle, tap, f.shape[1])] for tap, f in enumerate(teacher)]
+    torch.testing.assert_close(value(student, teacher, shuffle=shuffle), value(student, moved))
+    assert value(teacher, teacher, shuffle=shuffle).min() > 0
+    torch.testing.assert_close(value(moved, teacher, shuffle=shuffle), torch.zeros(4, dtype=torch.float64))
+
+
+def test_each_seed_and_each_tap_has_an_order_of_its_own_which_is_no_part_of_what_is_saved() -> None:
+    orders = {(seed, tap): tuple(order(seed, tap, 16).tolist()) for seed in range(3) for tap in range(3)}
+    assert all(sorted(one) == list(range(16)) for one in orders.values())
+    assert len(set(orders.values())) == 9
+    assert not loss(maps(0), maps(1), shuffle=1).state_dict()
 
 
 @pytest.mark.parametrize("pool", ["max", "avg"])

@@ -43,6 +43,15 @@ def test_equals_the_formula_of_either_variance(seed: int, reduction: str) -> Non
         torch.testing.assert_close(value(pad, s, t), reduced(error / (1e-6 + lv.exp()) + lv))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_figure_is_the_mean_weight_of_an_error(kind: str) -> None:
+    s, t, pad = draw(0, 4), draw(1, 4), loss(variance=kind)
+    value(pad, s, t)
+    want = {} if kind == "none" else {"weight": (1 / (1e-6 + pad.heads[0](s).exp())).mean().detach()}
+    assert pad.measured.keys() == set(pad.figures) == want.keys()
+    torch.testing.assert_close(dict(pad.measured), want)
+
+
 @given(seed=st.integers(0, 999))
 def test_without_variance_it_is_the_plain_squared_error(seed: int) -> None:
     s, t = draw(seed, 4), draw(seed + 1, 4)

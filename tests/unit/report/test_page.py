@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
@@ -78,6 +79,21 @@ def hundred(runs: Path) -> Path:
 
 def nothing_yet(runs: Path) -> Path:
     return bench(runs, state=lambda stage, values: "waiting")
+
+
+def test_what_a_strategy_measures_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    path = takd(tmp_path)
+    [metrics] = tmp_path.glob("stages/student-*/metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for line in lines:
+        if "train/loss" in line["metrics"]:
+            line["metrics"] |= {"train/ab/signs": 0.5, "train/images_per_s": 100.0}
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    page = Page(write_report(path))
+
+    assert "ab/signs" in page.text
+    assert "images_per_s" not in page.text
 
 
 @pytest.mark.parametrize("make", [takd, bench, night, early, single, hundred, nothing_yet])

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from kdscale.report.grid import Cell, Column, Grid, Screen, render
 from kdscale.report.records import SweepRecord
 from kdscale.report.tables import main_grids, summary
-from tests.fake_report_runs import FakeStage, bench, write_sweep
+from tests.fake_report_runs import FakeStage, Fiction, bench, write_sweep
 
 
 def printed(what: RenderableType, width: int = 120) -> str:
@@ -98,6 +98,20 @@ def test_many_groups_are_cut_to_the_best_by_validation(tmp_path: Path) -> None:
     assert len(grid.rows) == 20
     assert "best 20 of 100" in grid.title
     assert grid.rows[0][1].best
+
+
+@pytest.mark.parametrize("axes", [None, {"first": ["copied", "shuffled"]}])
+def test_what_an_ensemble_gets_right_stands_beside_who_hears_it(
+    axes: dict[str, list[str]] | None, tmp_path: Path
+) -> None:
+    nets = [FakeStage(name, "net", top1=0.9) for name in ("net1", "net2")]
+    heard = FakeStage("ensemble", "net", teachers={"net1": "net1", "net2": "net2"}, top1=0.9)
+    told = {"teacher_top1": {"both": 0.935, "net1": 0.9, "net2": 0.9}}
+    sweep = write_sweep(tmp_path, "x", [*nets, heard], axes, Fiction(results=told))
+
+    (grid,) = main_grids(SweepRecord(sweep))
+
+    assert grid.rows[-1][[c.name for c in grid.columns].index("teacher %")].text == "93.50"
 
 
 def test_the_papers_figure_is_called_biased(tmp_path: Path) -> None:

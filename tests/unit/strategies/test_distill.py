@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from kdscale.api import Batch, Loss, Modifier, Outputs, PluginConfig, Shapes, Term
 from kdscale.losses.ce import CrossEntropy
 from kdscale.losses.kd import SoftTargets
+from kdscale.nn.measures import Measures
 from kdscale.strategies.distill import Distill
 
 SHAPES = Shapes(classes=3, student=[(4,), (2,)], teacher=[(2,), (4,)])
@@ -38,6 +39,16 @@ class Regression(Loss):
         assert teacher is not None
         assert not torch.is_autocast_enabled("cpu")
         return (self.project(student.features[0].float()) - teacher.features[0]).square().sum(1)
+
+
+class Measuring(Regression, Measures):
+    """Says how large its feature is, for whoever watches."""
+
+    figures = ("size",)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        self.measured = {"size": student.features[0].detach().abs().mean()}
+        return super().forward(student, teacher, batch)
 
 
 class Twice(Modifier):
@@ -109,6 +120,16 @@ def test_a_term_sees_the_taps_it_asked_for_and_its_own_parts_train(student: Stud
     want = (own(student(BATCH.images).logits[:, :2]) - answers["big"].features[0]).square().sum(1).mean()
     torch.testing.assert_close(losses.terms["hint"], want.detach())
     assert dict(strategy.named_parameters())["terms.hint.project.weight"].grad is not None
+
+
+def test_what_a_term_measures_is_a_figure_of_the_pass_that_it_is_in(student: Student) -> None:
+    measuring = Term("hint", Measuring(PluginConfig(), SHAPES), lambda step: 1.0, "big", (), (1,), (0,))
+    strategy = Distill(student, {"main": [ce()], "second": [measuring]})
+    assert strategy.figures == ("hint/size",)
+    assert strategy(BATCH, taught(), "main").figures == {}
+    figures = strategy(BATCH, taught(), "second").figures
+    assert figures == {"hint/size": student(BATCH.images).logits[:, :2].abs().mean()}
+    assert not figures["hint/size"].requires_grad
 
 
 def test_modifiers_change_what_the_loss_sees_and_what_it_says(student: Student) -> None:

@@ -92,6 +92,7 @@ def test_fidelity_to_each_teacher() -> None:
     for name, taught in TAUGHT.items():
         log_p = log_softmax(taught.astype(np.float64), axis=1)
         assert found.agreement[name] == pytest.approx((log_p.argmax(1) == LOGITS.argmax(1)).mean())
+        assert found.teacher_top1[name] == pytest.approx((log_p.argmax(1) == LABELS).mean())
         assert found.kl[name] == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(1).mean(), rel=1e-5)
     assert figures(TAUGHT["big"]).agreement["big"] == 1.0
     assert figures(TAUGHT["big"]).kl["big"] == pytest.approx(0.0, abs=1e-12)
@@ -104,6 +105,7 @@ def test_fidelity_to_an_ensemble_that_stands_before_its_members() -> None:
     assert found is not None
     p = 0.25 * softmax(TAUGHT["big"], axis=1) + 0.75 * softmax(TAUGHT["small"], axis=1)
     assert found.agreement["both"] == pytest.approx((p.argmax(1) == LOGITS.argmax(1)).mean())
+    assert found.teacher_top1["both"] == pytest.approx((p.argmax(1) == LABELS).mean())
     assert found.kl["both"] == pytest.approx((p * (np.log(p) - log_softmax(LOGITS, axis=1))).sum(1).mean(), rel=1e-4)
     assert found.metrics("val")["val/agreement"] == found.agreement["both"]
     assert {name: found.agreement[name] for name in TAUGHT} == figures().agreement
@@ -141,6 +143,15 @@ def test_teachers_are_asked_once_and_the_mode_comes_back() -> None:
     assert str(evaluator(network.eval())) == str(first)  # as text, where nan equals itself
     assert not network.training
     assert teacher.asked == asked == 11
+
+
+def test_what_was_frozen_in_eval_mode_is_so_after_an_evaluation() -> None:
+    network = LooksUp(LOGITS)
+    network.frozen = nn.BatchNorm1d(3)
+    network.train().frozen.eval()
+    assert Evaluator(Split(), [], CLASSES, CPU, ROWS)(network)
+    latency_ms(network, torch.zeros(1, 1, 2, 2, dtype=torch.uint8), runs=1)
+    assert (network.training, network.frozen.training) == (True, False)
 
 
 def test_interrupted_between_batches() -> None:
