@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from kdscale.draws import seed_of
 from kdscale.errors import ConfigError, KDScaleError, ShapeError, TapError
 from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
-from kdscale.nn.schedules import some_dropped, weight_schedule
+from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate, own_rates
+from kdscale.pipeline.drops import with_drops
 from kdscale.pipeline.pixels import answers, ask_for_pixels
 from kdscale.pipeline.tapped import blamed, wanted_taps
 from kdscale.teachers.ensemble import Ensemble
@@ -109,7 +110,7 @@ def assemble(
                 have = ", ".join(spec.teachers)
                 raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({have})")
             built.append(_term(term, at, seen))
-        passes[pass_] = _with_drops(built, spec)
+        passes[pass_] = with_drops(built, spec.drop, spec.seed)
     _refuse_accumulation(spec, passes, where)
     ask_for_pixels(spec, network, teachers, every)
     strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
@@ -246,13 +247,6 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
         modifiers = [_modifier(m, shapes, where) for m in term.modifiers]
     weight = weight_schedule(term.weight, seen.total_steps)
     return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at, cls.temperatures(config))
-
-
-def _with_drops(terms: Sequence[Term], spec: StageSpec) -> list[Term]:
-    """Terms of a pass, of which those that hear a teacher weigh nothing at steps that drop them."""
-    weights = {term.id: term.weight for term in terms if term.teacher is not None}
-    left = some_dropped(weights, spec.drop, spec.seed)
-    return [replace(term, weight=left.get(term.id, term.weight)) for term in terms]
 
 
 def _refuse_accumulation(spec: StageSpec, passes: Mapping[str, Sequence[Term]], where: str) -> None:
