@@ -42,10 +42,8 @@ def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None
         _check_engine(name, spec)
         _check_teachers(name, spec)
         _check_terms(name, spec)
-        for key, text in _networks(name, spec):
-            if "#" in text:
-                said = f"a network is taken whole; parts that a term has trained are taken by a term: init_from: {text}"
-                raise KeyedError(key, said)
+        _check_drop(name, spec)
+        _check_whole(name, spec)
         for key, text in _references(name, spec):
             _check_reference(key, text, stages)
         for key, term in _terms_begun(name, spec):
@@ -78,6 +76,13 @@ def _networks(name: str, spec: StageSpec) -> Iterator[tuple[str, str]]:
             yield f"stages.{name}.teachers.{role}.from", ref.from_
     if spec.init_from is not None:
         yield f"stages.{name}.init_from", spec.init_from.from_
+
+
+def _check_whole(name: str, spec: StageSpec) -> None:
+    for key, text in _networks(name, spec):
+        if "#" in text:
+            said = f"a network is taken whole; parts that a term has trained are taken by a term: init_from: {text}"
+            raise KeyedError(key, said)
 
 
 def _references(name: str, spec: StageSpec) -> Iterator[tuple[str, str]]:
@@ -140,7 +145,9 @@ def _check_teachers(name: str, spec: StageSpec) -> None:
     for role, ref in spec.teachers.items():
         at = f"stages.{name}.teachers.{role}"
         _check_name(at, role)
-        if ref.mean is None:
+        if ref.virtual is not None:
+            _check_virtual(at, ref)
+        elif ref.mean is None:
             _check_one_network(at, ref)
         else:
             _check_ensemble(at, ref, ref.mean)
@@ -154,6 +161,12 @@ def _check_one_network(at: str, ref: TeacherRef) -> None:
     for key in ("of", "weights"):
         if key in ref.model_fields_set:
             raise KeyedError(f"{at}.{key}", "is for an ensemble, which names its members as mean: [a, b]; leave it out")
+
+
+def _check_virtual(at: str, ref: TeacherRef) -> None:
+    for key in ("from", "mean", "of", "weights", "cache"):
+        if (key if key != "from" else "from_") in ref.model_fields_set:
+            raise KeyedError(f"{at}.virtual", f"a virtual teacher answers from the labels alone; leave {key} out")
 
 
 def _check_ensemble(at: str, ref: TeacherRef, members: list[str]) -> None:
@@ -176,8 +189,10 @@ def _check_member(key: str, role: str, member: str, teachers: Mapping[str, Teach
     if member == role:
         raise KeyedError(key, f"{role} cannot be a member of itself")
     if member not in teachers:
-        networks = [name for name, ref in teachers.items() if ref.mean is None]
+        networks = [name for name, ref in teachers.items() if ref.from_ is not None]
         raise KeyedError(key, f"{member} is no teacher of this stage{hint(member, networks)}")
+    if teachers[member].virtual is not None:
+        raise KeyedError(key, f"{member} is virtual, which no network is averaged with; give it a term of its own")
     inner = teachers[member].mean
     if inner is not None:
         raise KeyedError(key, f"{member} is an ensemble itself; name its members instead ({', '.join(inner)})")
@@ -215,9 +230,29 @@ def _check_teacher(key: str, term: TermConfig, spec: StageSpec) -> None:
     if members and term.taps is not None and term.taps.teacher:
         said = f"{term.teacher} is an ensemble, whose members differ in their features; listen to one of them"
         raise KeyedError(f"{key}.taps.teacher", f"{said} (teacher: {' or '.join(members)})")
+    if term.taps is not None and term.taps.teacher and _hears_labels(term, spec):
+        raise KeyedError(f"{key}.taps.teacher", "a virtual teacher has no features; listen to a network")
     if term.teacher is None and plugins.needs_teacher(term.name) and len(spec.teachers) != 1:
         have = f"this stage has {', '.join(spec.teachers)}" if spec.teachers else "this stage has none"
         raise KeyedError(key, f"{term.name} needs a teacher: set teacher: NAME ({have})")
+
+
+def _hears_labels(term: TermConfig, spec: StageSpec) -> bool:
+    """Whether a term's teacher is virtual; the only one when it names none."""
+    role = term.teacher or next(iter(spec.teachers), "")
+    return role in spec.teachers and spec.teachers[role].virtual is not None
+
+
+def _check_drop(name: str, spec: StageSpec) -> None:
+    """What is dropped is chosen among the terms that hear a teacher, and something is left to learn from."""
+    for pass_, terms in spec.passes.items() if spec.drop else ():
+        taught = [term for term in terms if plugins.needs_teacher(term.name)]
+        others = [term for term in terms if term not in taught and term.weight != 0]
+        if spec.drop > len(taught) or (spec.drop == len(taught) and not others):
+            at = "" if list(spec.passes) == ["main"] else f" of pass {pass_}"
+            left = "" if others else ", and nothing is left to learn from"
+            said = f"{spec.drop} of {len(taught)} terms that hear a teacher{at} would be dropped{left}; drop fewer"
+            raise KeyedError(f"stages.{name}.drop", said)
 
 
 # --------------------------------------------------------------------------- plug-ins

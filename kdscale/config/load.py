@@ -15,6 +15,7 @@ from kdscale.config.arithmetic import names_in
 from kdscale.config.axes import axes_of, combinations, exclusions_of
 from kdscale.config.checks import check_trial
 from kdscale.config.complaints import KeyedError, hint, located, validated
+from kdscale.config.macros import expanded
 from kdscale.config.merging import Layer
 from kdscale.config.parsing import shown_path, write_value
 from kdscale.config.patches import FLAG, Axis, Override, Point, parse_override
@@ -194,6 +195,7 @@ def _trials(base: Layer, section: _Section, where: str) -> Iterator[Trial]:
         layer = base
         try:
             layer = _applied(section, combination, flags, shared)
+            layer = expanded(layer)
             yield _trial(layer, labels, {k: v for p in combination for k, v in p.changes.items() if k in differing})
         except KeyedError as error:
             place, key = located(error, layer, where)

@@ -59,6 +59,7 @@ __all__ = [
     "TermConfig",
     "TrackingConfig",
     "TrainConfig",
+    "VirtualConfig",
 ]
 
 Weight = float | str | dict[str, Any]
@@ -101,8 +102,17 @@ class StudentConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+class VirtualConfig(Model):
+    """A teacher without a network, which is sure of every label to the same degree."""
+
+    correct: float = Field(0.99, gt=0, lt=1, description="probability of the label; the others share what is left")
+    logits: Literal["probabilities", "logarithms"] = Field(
+        "probabilities", description="what its logits are; of the logarithms softmax gives the probabilities back"
+    )
+
+
 class TeacherRef(Model):
-    """A finished stage that answers each batch, or the mean of several other teachers of the same stage."""
+    """A finished stage that answers each batch, the mean of several other teachers of the same stage, or labels."""
 
     from_: str | None = Field(None, alias="from", description="STAGE or STAGE@last|best|epoch:n|acc:x")
     cache: CacheConfig | None = Field(None, description="answers from disk instead of a live network")
@@ -111,6 +121,7 @@ class TeacherRef(Model):
     weights: list[Annotated[PositiveFloat, AllowInfNan(False)]] | None = Field(
         None, description="of the members in the mean, in their order; scaled to add up to 1, default equal"
     )
+    virtual: VirtualConfig | None = Field(None, description="answers from the labels alone: no network is asked")
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @field_validator("cache", mode="before")
@@ -204,6 +215,9 @@ class StageConfig(Model):
     passes: dict[str, list[TermConfig]] | None = None
     strategy: str = "distill"
     options: dict[str, Any] = {}
+    drop: int = Field(
+        0, ge=0, description="of a pass's terms that hear a teacher so many, drawn anew each step, weigh nothing"
+    )
     init_from: InitFrom | str | None = None
     init_skip: list[str] = []
     train: dict[str, Any] = {}
@@ -248,6 +262,7 @@ class StageSpec(Model):
     passes: dict[str, list[TermConfig]] = {}
     strategy: str = "distill"
     options: dict[str, Any] = {}
+    drop: int = 0
     init_from: InitFrom | None = None
     train: TrainConfig = TrainConfig()
     train_only: list[str] | None = None

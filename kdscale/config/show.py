@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from kdscale import plugins
 from kdscale.config.load import Sweep, Trial, named_sources
+from kdscale.config.macros import MACROS
 from kdscale.config.parsing import write_value
 from kdscale.config.schema import Experiment, StageSpec, TermConfig
 from kdscale.config.stages import MERGED
@@ -45,12 +46,17 @@ def json_schema() -> dict[str, Any]:
     }
     schema["patternProperties"] = {r"\.": {"description": "a dotted key sets what it names, whole"}}
     definitions = schema["$defs"]
+    for key, macro in MACROS.items():
+        definitions[macro.__name__] = macro.model_json_schema(by_alias=True, ref_template="#/$defs/{model}")
+        definitions |= definitions[macro.__name__].pop("$defs")
+        schema["properties"][key] = {"$ref": f"#/$defs/{macro.__name__}"}
     for section in MERGED:
         definitions["StageConfig"]["properties"][section] = {"$ref": f"#/$defs/{section.capitalize()}Config"}
     definitions["TermConfig"]["properties"]["name"]["examples"] = plugins.available("losses")
     definitions["StudentConfig"]["properties"]["model"]["examples"] = plugins.available("models")
     # A file may leave out what its base or a patch brings: what is missing is only seen in the whole.
-    for definition in (schema, definitions["StageConfig"], definitions["StudentConfig"]):
+    partial = ("StageConfig", "StudentConfig", *(macro.__name__ for macro in MACROS.values()))
+    for definition in (schema, *(definitions[name] for name in partial)):
         definition.pop("required", None)
     return schema
 

@@ -80,6 +80,7 @@ def _stage(name: str, stage: StageConfig, top: Experiment, swept: Mapping[str, A
         passes=terms,
         strategy=stage.strategy,
         options=stage.options,
+        drop=stage.drop,
         init_from=_init(stage, at),
         train_only=stage.train_only,
         seed=top.seed if stage.seed is None else stage.seed,

@@ -13,7 +13,6 @@ __all__ = ["refuse_what_is_not_built"]
 _STAGE = r"stages\.[^.]+"
 _NOT_BUILT: list[tuple[str, tuple[Any, ...], str]] = [
     # key pattern, values that are built, what to say
-    (r"(stages\.)?(chain|dense|grow|rounds)", (), "macros are not built yet; write the stages out"),
     (rf"{_STAGE}\.export", (None,), "exports are not built yet; leave it out"),
 ]
 _PATTERNS = [(re.compile(pattern), built, said) for pattern, built, said in _NOT_BUILT]
@@ -23,13 +22,8 @@ def refuse_what_is_not_built(values: Mapping[str, Any]) -> None:
     """Look through a config. Raises: KeyedError for the first part of the language that is not built."""
     for key, value in _keys(values):
         for pattern, built, said in _PATTERNS:
-            if pattern.fullmatch(key) and value not in built and not _is_stage(key, value):
+            if pattern.fullmatch(key) and value not in built:
                 raise KeyedError(key, said)
-
-
-def _is_stage(key: str, value: Any) -> bool:
-    """A stage may be called like a macro: it has a student, a macro has none."""
-    return key.startswith("stages.") and key.count(".") == 1 and isinstance(value, dict) and "student" in value
 
 
 def _keys(values: Any, at: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,9 +21,11 @@ from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate, own_rates
+from kdscale.pipeline.drops import with_drops
 from kdscale.pipeline.pixels import answers, ask_for_pixels
 from kdscale.pipeline.tapped import blamed, wanted_taps
 from kdscale.teachers.ensemble import Ensemble
+from kdscale.teachers.virtual import VirtualTeacher
 
 __all__ = [
     "Assembled",
@@ -57,6 +59,7 @@ class Assembled:
     teachers: dict[str, Network]
     ensembles: list[Ensemble]
     """Of those teachers."""
+    virtual: list[VirtualTeacher]
     own_rates: dict[str, OwnRate]
     """Of terms that train with their own rate, by parameter name prefix."""
 
@@ -107,12 +110,17 @@ def assemble(
                 have = ", ".join(spec.teachers)
                 raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({have})")
             built.append(_term(term, at, seen))
-        passes[pass_] = built
+        passes[pass_] = with_drops(built, spec.drop, spec.seed)
     _refuse_accumulation(spec, passes, where)
     ask_for_pixels(spec, network, teachers, every)
     strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
     ensembles = [Ensemble(name, ref.shares, ref.of) for name, ref in spec.teachers.items() if ref.mean is not None]
-    return Assembled(network, strategy, teachers, ensembles, _own_rates(every))
+    virtual = [
+        VirtualTeacher(name, info.classes, ref.virtual)
+        for name, ref in spec.teachers.items()
+        if ref.virtual is not None
+    ]
+    return Assembled(network, strategy, teachers, ensembles, virtual, _own_rates(every))
 
 
 def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str) -> list[str]:
@@ -128,6 +136,7 @@ def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str)
     strategy.train()
     taught = answers(assembled.teachers, batch.images)
     taught |= {ensemble.name: ensemble(taught) for ensemble in assembled.ensembles}
+    taught |= {teacher.name: teacher(batch) for teacher in assembled.virtual}
     for pass_ in strategy.passes:
         try:
             strategy(batch, taught, pass_).total.backward()

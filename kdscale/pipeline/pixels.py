@@ -51,5 +51,7 @@ def _refuse_records(spec: StageSpec, role: str, at: str) -> None:
     ref = spec.teachers[role]
     if ref.cache is not None:
         raise ConfigError(f"{at}, which the cache of {role} does not hold; take `cache` out of the teacher {role}")
+    if ref.virtual is not None:
+        raise ConfigError(f"{at}, but {role} is virtual and sees no input; name a network")
     if ref.mean is not None:
         raise ConfigError(f"{at}, but {role} is a mean of networks; name one of them")

@@ -64,7 +64,9 @@ class Parts:
         cached = [cache.teacher() for cache in self.caches]
         names = {teacher.name for teacher in cached}
         live = [teacher for teacher in self.live if teacher.name not in names]
-        self.teachers: list[Teacher | Ensemble] = [*self.assembled.ensembles, *cached, *live]
+        self.teachers: list[Teacher | Ensemble] = [
+            *self.assembled.ensembles, *cached, *live, *self.assembled.virtual,
+        ]  # fmt: skip
         """Whom training asks; an ensemble before its members, since fidelity is shown to the first."""
         self.batches: BatchSource = RecordsAhead(self.train_loader, cached) if cached else self.train_loader
         """What it asks about."""

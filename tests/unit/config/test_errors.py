@@ -101,10 +101,16 @@ SWEEP = "sweep: {method: {a: {train.lr: 0.3}, b: %s}}\n"
         ("engine.zero_stage=4 engine.name=deepspeed", "engine.zero_stage: input should be 0, 1, 2 or 3"),
         ("engine.name=deepspeed train.precision=fp16", "train.precision: engine deepspeed trains in fp32 or bf16"),
         ("engine={name: deepspeed, zero_stage: 3} train.compile=true", "train.compile: ZeRO 3 gathers weights between modules"),
+        # virtual teachers
+        ("stages.student.teachers.teacher.virtual={}", "teacher.virtual: a virtual teacher answers from the labels alone; leave from"),
+        ("stages.student.teachers.teacher={virtual: {correct: 1}}", "teacher.virtual.correct: input should be less than 1"),
+        ("stages.student.teachers.teacher={virtual: {}, cache: true}", "from the labels alone; leave cache out"),
+        ("stages.student.teachers.v={virtual: {}} stages.student.teachers.both={mean: [teacher, v]}", "both.mean: v is virtual"),
+        ("stages.student.teachers.teacher={virtual: {}} stages.student.losses=[{name: at, taps: {student: stage1, teacher: stage1}}]",
+         "losses.at.taps.teacher: a virtual teacher has no features"),
+        ("stages.student.drop=-1", "stages.student.drop: input should be greater than or equal to 0"),
         # what is not built yet
         ("stages.student.export={format: onnx}", "stages.student.export: exports are not built yet"),
-        ("chain={path: [a, b]}", "chain: macros are not built yet; write the stages out"),
-        ("stages.grow={sizes: [8, 14]}", "stages.grow: macros are not built yet"),
     ],
 )  # fmt: skip
 def test_the_command_line(overrides: str, said: str, load_text: Loading) -> None:

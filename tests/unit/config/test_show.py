@@ -92,7 +92,7 @@ def keys_of(schema: dict[str, Any], at: str) -> set[str]:
 def test_the_schema_knows_the_language() -> None:
     schema = json_schema()
     assert {"extends", "sweep", "stages", "train", "params"} <= set(schema["properties"])
-    assert {"from", "cache", "mean", "of", "weights"} == keys_of(schema, "TeacherRef")
+    assert {"from", "cache", "mean", "of", "weights", "virtual"} == keys_of(schema, "TeacherRef")
     assert schema["$defs"]["StageConfig"]["properties"]["train"] == {"$ref": "#/$defs/TrainConfig"}
     assert "kd" in schema["$defs"]["TermConfig"]["properties"]["name"]["examples"]
     assert schema["additionalProperties"] is False
