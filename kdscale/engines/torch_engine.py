@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kdscale import ranks
-from kdscale.api import Strategy
+from kdscale.api import Batch, Strategy, Taught
 from kdscale.config.schema import TrainConfig
+from kdscale.engines.idle import Idle
 from kdscale.engines.state_files import (
     read_engine,
     read_tensors,
@@ -92,6 +93,10 @@ class TorchEngine:
         if index == 0 and self._train.on_nonfinite == "skip":
             self.left_out = False
             self._buffers_before = [buffer.clone() for buffer in self.unwrapped.buffers()]
+
+    def idle(self, batch: Batch, taught: Taught) -> Idle:
+        """Which passes over a batch no rank has a sample for; called by all ranks before the first."""
+        return Idle(self.unwrapped.picked(batch, taught))
 
     def _gradient_is_finite(self) -> bool:
         """Whether the reduced gradient is, the same on all ranks.

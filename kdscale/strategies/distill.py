@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
+from kdscale import ranks
 from kdscale.api import Batch, Losses, Outputs, Strategy, Taught, Term, Weighted
+from kdscale.nn.selection import Pick, count_of, picks_of, term_selects
 from kdscale.nn.sides import total
 
 __all__ = ["Distill"]
@@ -18,6 +21,8 @@ class Distill(Strategy):
 
     Everything that trains is a child of this module: the student, and the trainable parts of terms and
     modifiers, under `terms.<id>` and `modifiers.<id>`.
+
+    A pass whose terms all pick their samples may be left without any; how many any of them picks is its figure.
     """
 
     def __init__(self, student: nn.Module, passes: Mapping[str, Sequence[Term]]) -> None:
@@ -25,6 +30,8 @@ class Distill(Strategy):
         self.student = student
         self.passes = tuple(passes)
         self._terms = {name: tuple(terms) for name, terms in passes.items()}
+        self._selecting = [name for name, terms in passes.items() if terms and all(map(term_selects, terms))]
+        self.figures = [_figure(name) for name in self._selecting]
         every = [term for terms in passes.values() for term in terms]
         self.terms = nn.ModuleDict({term.id: term.loss for term in every})
         self.modifiers = nn.ModuleDict({t.id: nn.ModuleList(t.modifiers) for t in every if t.modifiers})
@@ -33,20 +40,36 @@ class Distill(Strategy):
         """Run the student once and weigh the terms of one pass."""
         parts = self.weighted(batch, taught, pass_)
         summed = total([part.weight * part.value for part in parts])
-        return Losses(summed, {part.id: part.value.detach() for part in parts})
+        return Losses(summed, {p.id: p.value.detach() for p in parts}, self._figures(batch, taught, pass_))
 
     def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
         """Run the student once; each term of one pass with its weight at this step."""
         answered: Outputs = self.student(batch.images)
         with torch.autocast(answered.logits.device.type, enabled=False):
+            picks = picks_of(self._terms[pass_], taught, batch)
             return [
-                Weighted(term.id, term.weight(batch.step), _value(term, answered, taught, batch))
-                for term in self._terms[pass_]
+                Weighted(term.id, term.weight(batch.step), _value(term, answered, taught, batch, pick))
+                for term, pick in zip(self._terms[pass_], picks, strict=True)
             ]
 
+    def picked(self, batch: Batch, taught: Taught) -> dict[str, Int64[Tensor, ""]]:
+        """How many of this rank's samples count, in each pass that could be left without any."""
+        return {name: count_of(self._terms[name], taught, batch) for name in self._selecting}
 
-def _value(term: Term, answered: Outputs, taught: Taught, batch: Batch) -> Tensor:
-    """One term's mean over this rank's batch, in fp32."""
+    def _figures(self, batch: Batch, taught: Taught, pass_: str) -> dict[str, Tensor]:
+        if pass_ not in self._selecting:
+            return {}
+        # times the world, since the mean over ranks is what is logged
+        return {_figure(pass_): count_of(self._terms[pass_], taught, batch).float() * ranks.world()}
+
+
+def _figure(pass_: str) -> str:
+    """Samples of a global batch that a pass counts."""
+    return f"picked/{pass_}"
+
+
+def _value(term: Term, answered: Outputs, taught: Taught, batch: Batch, pick: Pick | None) -> Tensor:
+    """One term's mean over this rank's batch, or over the samples that it picks, in fp32."""
     student = Outputs(answered.logits, [answered.features[i] for i in term.student_taps], answered.pixels)
     teacher = _taught(term, taught[term.teacher], answered.logits) if term.teacher is not None else None
     for modifier in term.modifiers:
@@ -54,6 +77,8 @@ def _value(term: Term, answered: Outputs, taught: Taught, batch: Batch) -> Tenso
     value: Tensor = term.loss(student, teacher, batch)
     for modifier in term.modifiers:
         value = modifier.after(value, batch)
+    if pick is not None:
+        return pick.mean(value)
     return value.mean() if value.dim() else value
 
 
@@ -61,4 +86,4 @@ def _taught(term: Term, teacher: Outputs, logits: Tensor) -> Outputs:
     """What one term hears of its teacher: a cache that lacks classes completes its answer for a temperature."""
     softer, own = term.temperatures
     answer = teacher.at(softer, logits, own)
-    return Outputs(answer.logits, [teacher.features[i] for i in term.teacher_taps], answer.pixels)
+    return Outputs(answer.logits, [teacher.features[i] for i in term.teacher_taps], answer.pixels, top=answer.top)
