@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdscale import ranks
 from kdscale.api import Batch, Losses, Outputs, Strategy, Taught, Term, Weighted
+from kdscale.errors import ConfigError
 from kdscale.nn.selection import Pick, count_of, picks_of, term_selects
 from kdscale.nn.sides import total
 
@@ -23,10 +26,23 @@ class Distill(Strategy):
     modifiers, under `terms.<id>` and `modifiers.<id>`.
 
     A pass whose terms all pick their samples may be left without any; how many any of them picks is its figure.
+
+    Args:
+        student: the network.
+        passes: terms by pass.
+        fixed_bn: passes in which the student's BatchNorm uses its running statistics, and leaves them as they are.
+
+    Raises:
+        ConfigError: there is no such pass.
     """
 
-    def __init__(self, student: nn.Module, passes: Mapping[str, Sequence[Term]]) -> None:
+    def __init__(
+        self, student: nn.Module, passes: Mapping[str, Sequence[Term]], *, fixed_bn: Sequence[str] = ()
+    ) -> None:
         super().__init__()
+        if unknown := [name for name in fixed_bn if name not in passes]:
+            raise ConfigError(f"options.fixed_bn: {unknown[0]} is no pass of this stage (it has {', '.join(passes)})")
+        self._fixed_bn = frozenset(fixed_bn)
         self.student = student
         self.passes = tuple(passes)
         self._terms = {name: tuple(terms) for name, terms in passes.items()}
@@ -44,7 +60,8 @@ class Distill(Strategy):
 
     def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
         """Run the student once; each term of one pass with its weight at this step."""
-        answered: Outputs = self.student(batch.images)
+        with _running_statistics(self.student) if pass_ in self._fixed_bn else nullcontext():
+            answered: Outputs = self.student(batch.images)
         with torch.autocast(answered.logits.device.type, enabled=False):
             picks = picks_of(self._terms[pass_], taught, batch)
             return [
@@ -61,6 +78,19 @@ class Distill(Strategy):
             return {}
         # times the world, since the mean over ranks is what is logged
         return {_figure(pass_): count_of(self._terms[pass_], taught, batch).float() * ranks.world()}
+
+
+@contextmanager
+def _running_statistics(network: nn.Module) -> Iterator[None]:
+    """Hold the BatchNorm layers that train in eval."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _figure(pass_: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdscale.engines.ddp import DdpEngine
+from kdscale.errors import ConfigError
 from tests.unit.strategies.wise import STEPS, Wrong, engine_of, meter_of, rows_of, state_of, train, wskd
 from tests.unit.train.made_up import batch
 
@@ -86,6 +87,22 @@ def test_a_pass_without_a_sample_has_a_loss_of_zero_and_a_gradient_of_zero() -> 
     assert all(p.grad is not None and not p.grad.any() for p in strategy.parameters())
 
 
+@pytest.mark.parametrize("fixed", [[], ["wise"]], ids=str)
+def test_the_second_pass_may_leave_batch_norms_statistics_alone(fixed: list[str]) -> None:
+    strategy, asked = wskd(fixed_bn=fixed), batch(0)
+    answers, norm = {"t": Wrong(SOME)(asked)}, strategy.student.norm
+    for pass_, moves in (("general", True), ("wise", not fixed)):
+        before = norm.running_mean.clone()
+        strategy(asked, answers, pass_).total.backward()
+        assert bool((norm.running_mean != before).any()) == moves
+        assert norm.training
+
+
+def test_statistics_are_fixed_in_passes_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"options.fixed_bn: wse is no pass of this stage \(it has general, wise\)"):
+        wskd(fixed_bn=["wse"])
+
+
 def test_how_many_were_picked_is_a_figure() -> None:
     engine = engine_of(wskd())
     meter = meter_of(engine.unwrapped)
@@ -120,3 +137,15 @@ def test_a_resume_goes_on_bitwise(tmp_path: Path) -> None:
 def test_only_passes_that_may_be_empty_have_the_figure() -> None:
     assert [*wskd().figures] == ["picked/wise"]
     assert [*wskd(passes=1).figures] == []
+
+
+def test_a_pass_that_is_left_out_undoes_its_own_touch_alone() -> None:
+    ours, only = engine_of(wskd(), on_nonfinite="skip"), engine_of(wskd(passes=1))
+    asked = batch(0)
+    answers = {"t": Wrong(SOME)(asked)}
+    for engine in (ours, only):
+        with engine.micro(0):
+            engine.update(engine.forward(asked, answers, "general").total)
+    ours.update(ours.forward(asked, answers, "wise").total * float("nan"))
+    assert ours.left_out
+    assert same(state_of(ours), state_of(only))

@@ -43,7 +43,9 @@ class Wrong:
         return str(self.wrong)
 
 
-def wskd(passes: int = 2, mu: float = 0.4, normalise: str = "selected", dtype: torch.dtype = torch.float32) -> Strategy:
+def wskd(
+    passes: int = 2, mu: float = 0.4, normalise: str = "selected", dtype: torch.dtype = torch.float32, **options: Any
+) -> Strategy:
     """Both passes of WSKD, or the first alone: plain distillation."""
     torch.manual_seed(0)
 
@@ -56,7 +58,7 @@ def wskd(passes: int = 2, mu: float = 0.4, normalise: str = "selected", dtype: t
         ]
 
     named = {"general": terms(0.4, "", wise=False), "wise": terms(mu, "_wise", wise=True)}
-    return Distill(Convolutional(), dict([*named.items()][:passes])).to(dtype).train()
+    return Distill(Convolutional(), dict([*named.items()][:passes]), **options).to(dtype).train()
 
 
 def engine_of(strategy: Strategy, **options: Any) -> DdpEngine:
