@@ -37,6 +37,8 @@ def test_it_is_planned_as_it_is_shipped(tmp_path: Path) -> None:
     assert {name: [term["id"] for term in terms] for name, terms in passes.items()} == {
         "general": ["ce", "kd"], "wise": ["ce_wise", "kd_wise"],
     }  # fmt: skip
+    fixed = make_plan(load(CONFIG, ["stages.student.options={fixed_bn: [wise]}"]), Root(tmp_path))
+    assert student.digest not in fixed.stages
     cost = student.cost
     assert cost.train_flops == 2 * 3 * cost.images * cost.flops  # both passes; the teacher answers from its cache
 
