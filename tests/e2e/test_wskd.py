@@ -16,6 +16,7 @@ from kdscale.jobs.prepare import prepare_folders
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.plan import make_plan
 from tests.e2e.conftest import Make
+from tests.e2e.test_cache import LIVE
 from tests.e2e.test_kills import SLOW, KillAt
 from tests.matrix import MATRIX
 from tests.small_sweep import SMALL_DATA, untimed_metrics
@@ -73,7 +74,7 @@ PASSES = (
 @pytest.mark.parametrize(
     ("world", "steps", "number", "only_rank"),
     [
-        (1, [8, 16], signal.SIGKILL, None),
+        (1, [8], signal.SIGKILL, None),
         (2, [12], signal.SIGKILL, 1),
         (2, [8, 28], signal.SIGTERM, None),
     ],
@@ -93,8 +94,9 @@ def test_bitwise_the_same_after_kills(
 
 @MATRIX
 def test_a_cached_teacher_gives_the_weights_of_a_live_one(sandbox: Make) -> None:
-    live = sandbox("live", "train.epochs=2", *PASSES)
-    cache = "stages.student.teachers.teacher.cache={record: dense_fp32, block_rows: 64, views: 2, fold: false}"
-    cached = sandbox("cached", "train.epochs=2", *PASSES, cache)
+    common = (*LIVE, "engine.processes=1", *PASSES)
+    live = sandbox("live", *common)
+    cache = "stages.student.teachers.teacher.cache={record: dense_fp32, block_rows: 64, views: 2}"
+    cached = sandbox("cached", *common, cache)
     assert set(live.run().values()) == set(cached.run().values()) == {"done"}
     assert live.weights("student") == cached.weights("student")
