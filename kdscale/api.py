@@ -8,7 +8,7 @@ Shapes: B samples of one rank's batch, C classes, K channels, H W space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,30 +16,15 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 __all__ = [
-    "Batch",
-    "Dataset",
-    "DatasetInfo",
-    "Engine",
-    "Loss",
-    "Losses",
-    "Modifier",
-    "Outputs",
-    "PluginConfig",
-    "Shapes",
-    "Source",
-    "Strategy",
-    "Taught",
-    "Teacher",
-    "Term",
-    "Tracker",
-    "Weighted",
-]
+    "Batch", "Dataset", "DatasetInfo", "Engine", "Loss", "Losses", "Modifier", "Outputs", "PluginConfig", "Shapes",
+    "Source", "Strategy", "Taught", "Teacher", "Term", "Tracker", "Weighted",
+]  # fmt: skip
 
 
 # --------------------------------------------------------------------------- data
@@ -137,6 +122,8 @@ class Outputs:
     features: list[Tensor] = field(default_factory=list)
     pixels: Tensor | None = None
     """The images (B, K, H, W) in [0, 1], a leaf of the logits' graph, where a term differentiates by them."""
+    top: Int64[Tensor, "B"] | None = field(default=None, kw_only=True)
+    """The class that it holds most probable, where logits were completed from a record and may not tell."""
 
     def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
         """For a loss that divides by `temperature`, the student's logits by `own`: a part record is completed."""
@@ -153,6 +140,7 @@ class Shapes:
     train_rows: int = 0
     post_relu: bool = True
     """Whether the teacher's taps lie behind a ReLU (decides a regressor's last layer)."""
+    temperature: float = 1.0  # at which the term's loss softens the teacher's logits
 
 
 @runtime_checkable
@@ -221,7 +209,7 @@ class Loss(nn.Module):
 
 
 class Modifier(nn.Module):
-    """Changes what a term sees (`before`) or weighs and masks its values (`after`)."""
+    """Changes what a term sees (`before`), weighs its values (`after`), or picks its samples (`mask`)."""
 
     class Config(PluginConfig):
         """Options, with the defaults of the source."""
@@ -230,19 +218,26 @@ class Modifier(nn.Module):
     reads: ClassVar[Literal["logits", "probabilities", "nothing"]] = "nothing"
     needs_features: ClassVar[bool] = False
     """Of the student: a term that has it names taps."""
-    normalise: ClassVar[Literal["batch", "selected"]] = "batch"
+    needs_teacher: ClassVar[bool] = False
+    judges_labels: ClassVar[bool] = False  # reads the one label of a sample: refused where views are mixed
+    selects: ClassVar[bool] = False
+    normalise: Literal["batch", "selected"] = "batch"  # divides a sum over picked samples: all ranks' batch, or picks
 
     def __init__(self, config: Any, shapes: Shapes) -> None:
         super().__init__()
         self.config = config
         self.shapes = shapes
 
+    def mask(self, teacher: Outputs | None, batch: Batch) -> Bool[Tensor, "B"]:
+        """Which samples it picks, by the teacher's answer before any modifier; asked where it `selects`."""
+        raise NotImplementedError
+
     def before(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None]:
         """Change what the loss sees; the default changes nothing."""
         return student, teacher
 
     def after(self, values: Float[Tensor, "B"], batch: Batch) -> Float[Tensor, "B"]:
-        """Weigh or mask the values per sample; the default changes nothing."""
+        """Weigh the values per sample; the default changes nothing."""
         return values
 
 
@@ -303,6 +298,10 @@ class Strategy(nn.Module):
         """Return the terms of one pass one by one, for a look at what each contributes."""
         raise NotImplementedError
 
+    def picked(self, batch: Batch, taught: Taught) -> dict[str, Int64[Tensor, ""]]:
+        """How many of this rank's samples count, in each pass that could be left without any."""
+        return {}
+
 
 # --------------------------------------------------------------------------- engine, tracker
 
@@ -323,6 +322,9 @@ class Engine(Protocol):
 
     def micro(self, index: int) -> AbstractContextManager[None]:
         """Enter micro-batch `index` of the accumulation: gradients are reduced and applied on the last."""
+
+    def idle(self, batch: Batch, taught: Taught) -> Container[str]:
+        """Which passes over a batch no rank has a sample for, to be left out; called by all ranks before the first."""
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Run one pass under the stage's precision."""

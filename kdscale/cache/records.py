@@ -34,7 +34,8 @@ class SparseOutputs(Outputs):
     """
 
     def __init__(self, record: Sparse, features: Sequence[Tensor]) -> None:
-        vars(self).update(record=record, features=list(features), pixels=None)
+        top = record.classes[:, 0] if record.layout.k else None  # the largest is kept first; a residual may hide it
+        vars(self).update(record=record, features=list(features), pixels=None, top=top)
         self.record: Sparse
 
     @cached_property
@@ -44,7 +45,7 @@ class SparseOutputs(Outputs):
 
     def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
         """Complete the logits for one temperature. Raises: CacheMiss where the records do not hold it."""
-        return Outputs(complete(self.record, temperature, student.detach() / own), self.features)
+        return Outputs(complete(self.record, temperature, student.detach() / own), self.features, top=self.top)
 
 
 # --------------------------------------------------------------------------- a teacher's answer as records

@@ -165,9 +165,9 @@ class _Answering(nn.Module):
         super().__init__()
         self.strategy = strategy
 
-    def forward(self, batch: Batch, taught: Taught, pass_: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, taught: Taught, pass_: str) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         losses: Losses = self.strategy(batch, taught, pass_)
-        return losses.total, losses.terms
+        return losses.total, losses.terms, dict(losses.figures)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kdscale import ranks
-from kdscale.api import Strategy
+from kdscale.api import Batch, Strategy, Taught
 from kdscale.config.schema import TrainConfig
+from kdscale.engines.idle import Idle
 from kdscale.engines.state_files import (
     read_engine,
     read_tensors,
@@ -91,7 +92,11 @@ class TorchEngine:
         self._last = index == self._train.accumulation - 1
         if index == 0 and self._train.on_nonfinite == "skip":
             self.left_out = False
-            self._buffers_before = [buffer.clone() for buffer in self.unwrapped.buffers()]
+            self._remember_buffers()
+
+    def idle(self, batch: Batch, taught: Taught) -> Idle:
+        """Which passes over a batch no rank has a sample for; called by all ranks before the first."""
+        return Idle(self.unwrapped.picked(batch, taught))
 
     def _gradient_is_finite(self) -> bool:
         """Whether the reduced gradient is, the same on all ranks.
@@ -105,6 +110,8 @@ class TorchEngine:
         """Whether to leave the update out because its gradient is not finite; if so, undo what the step has touched."""
         if finite:
             self._left_out_in_a_row = 0
+            if len(self.passes) > 1:  # the next pass undoes its own touch alone
+                self._remember_buffers()
             return False
         self.left_out = True
         self._left_out_in_a_row += 1
@@ -117,6 +124,9 @@ class TorchEngine:
             for buffer, before in zip(self.unwrapped.buffers(), self._buffers_before, strict=True):
                 buffer.copy_(before)
         return True
+
+    def _remember_buffers(self) -> None:
+        self._buffers_before = [buffer.clone() for buffer in self.unwrapped.buffers()]
 
     def end_step(self, step: int) -> None:
         """Close step `step`: average the weights (EMA), set the learning rate of the next step."""

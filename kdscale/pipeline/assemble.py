@@ -22,6 +22,7 @@ from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
 from kdscale.optim import OwnRate, own_rates
 from kdscale.pipeline.drops import with_drops
+from kdscale.pipeline.limits import refuse_accumulation, refuse_modifiers
 from kdscale.pipeline.pixels import answers, ask_for_pixels
 from kdscale.pipeline.tapped import blamed, wanted_taps
 from kdscale.teachers.ensemble import Ensemble
@@ -111,7 +112,7 @@ def assemble(
                 raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({have})")
             built.append(_term(term, at, seen))
         passes[pass_] = with_drops(built, spec.drop, spec.seed)
-    _refuse_accumulation(spec, passes, where)
+    refuse_accumulation(spec, passes, where)
     ask_for_pixels(spec, network, teachers, every)
     strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
     ensembles = [Ensemble(name, ref.shares, ref.of) for name, ref in spec.teachers.items() if ref.mean is not None]
@@ -240,31 +241,20 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
         teacher=[seen.teachers[teacher][i] for i in teacher_at] if teacher else [],
         train_rows=seen.train_rows,
         post_relu=all(seen.networks[teacher].post_relu(name) for name in teacher_taps) if teacher else True,
+        temperature=cls.temperatures(config)[0],
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("init", spec.seed, f"terms.{term.id}"))
         loss = cls(config, shapes)
         modifiers = [_modifier(m, shapes, where) for m in term.modifiers]
+    refuse_modifiers(modifiers, term, loss, spec, where)
     weight = weight_schedule(term.weight, seen.total_steps)
     return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at, cls.temperatures(config))
 
 
-def _refuse_accumulation(spec: StageSpec, passes: Mapping[str, Sequence[Term]], where: str) -> None:
-    """Micro-batches give another result than the whole batch where a term looks at the batch as a whole."""
-    if spec.train.accumulation == 1:
-        return
-    at = f"{where}.train.accumulation: {spec.train.accumulation}"
-    if len(passes) > 1:
-        raise ConfigError(f"{at} does not go with several passes over a batch; set it to 1")
-    for term in (term for terms in passes.values() for term in terms):
-        selects = any(modifier.normalise == "selected" for modifier in term.modifiers)
-        if term.loss.relational or term.loss.stateful or selects:
-            raise ConfigError(f"{at} does not go with {term.id}, which looks at the batch as a whole; set it to 1")
-
-
 def _teacher_of(term: TermConfig, cls: type[Loss], teachers: list[str], where: str) -> str | None:
     """A term's teacher; the only one when it names none."""
-    if not cls.needs_teacher:
+    if not (cls.needs_teacher or any(plugins.load("modifiers", m.name).needs_teacher for m in term.modifiers)):
         return None
     if term.teacher is not None:
         return term.teacher

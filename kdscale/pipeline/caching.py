@@ -103,7 +103,7 @@ def _listening(spec: StageSpec, role: str) -> list[TermConfig]:
     only = len(spec.teachers) == 1
     names = {role, *(name for name, ref in spec.teachers.items() if role in (ref.mean or []))}
     found = spec.terms
-    return [t for t in found if t.teacher in names or (only and t.teacher is None and _loss(t).needs_teacher)]
+    return [t for t in found if t.teacher in names or (only and t.teacher is None and _listens(t))]
 
 
 def doubts(layout: Layout) -> Iterator[str]:
@@ -159,10 +159,19 @@ def _refuse(spec: StageSpec, role: str, cache: CacheConfig, terms: Iterable[tupl
 def _reads_logits(term: TermConfig) -> str:
     """Who in a term reads more of the teacher's logits than probabilities at its temperature; empty where nobody."""
     loss = _loss(term)
-    if "logits" in loss.needs and loss.reads == "logits":
+    if "logits" in loss.needs and loss.reads == "logits" and loss.needs_teacher:
         return term.name
-    modifiers: list[type[Modifier]] = [plugins.load("modifiers", m.name) for m in term.modifiers]
-    return next((m.name for m, cls in zip(term.modifiers, modifiers, strict=True) if cls.reads == "logits"), "")
+    found = zip(term.modifiers, _modifiers(term), strict=True)
+    return next((modifier.name for modifier, cls in found if cls.reads == "logits"), "")
+
+
+def _listens(term: TermConfig) -> bool:
+    """Whether a term that names no teacher hears the only one."""
+    return _loss(term).needs_teacher or any(cls.needs_teacher for cls in _modifiers(term))
+
+
+def _modifiers(term: TermConfig) -> list[type[Modifier]]:
+    return [plugins.load("modifiers", modifier.name) for modifier in term.modifiers]
 
 
 def _temperature(term: TermConfig) -> float:

@@ -37,7 +37,7 @@ class Cost:
     teacher_flops: int = 0
     """Forward, one image, of all teachers together."""
     train_flops: int = 0
-    """Whole stage: three forwards' worth a student image (forward, two in backward), one a teacher image."""
+    """Whole stage: three forwards' worth a student image and pass (forward, two in backward), one a teacher image."""
     saved_flops: int = 0
     """Of teachers that a cache answers for, which a live one would have taken on top."""
     bytes: int = 0
@@ -114,7 +114,7 @@ def training_cost(
         params=params,
         flops=flops,
         teacher_flops=live + cached,
-        train_flops=steps * train.batch_size * (3 * flops + live),
+        train_flops=steps * train.batch_size * (3 * flops * max(1, len(spec.passes)) + live),
         saved_flops=steps * train.batch_size * cached,
         bytes=checkpoints + kept * params * FLOAT_BYTES,
         inodes=STAGE_FILES + kept * SNAPSHOT_FILES + (train.keep_checkpoints + 1) * CHECKPOINT_FILES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdscale.report import plots
@@ -31,8 +31,7 @@ LEAST_SPREAD = 1.05
 MOST_INTERVALS = 30
 MOST_CURVE_ROWS = 12
 MOST_TEACHERS = 12
-_LOGGED = ("train/loss", "train/lr", "train/skipped", "train/images_per_s", _TERM)
-"""What every stage has under train/; whatever else stands there a strategy has measured."""
+_OTHERS = {"train/images_per_s", "train/skipped"}
 _CURVES = {"train/loss": "training loss", "val/top1": "validation top-1 %", "train/lr": "learning rate"}
 
 
@@ -116,10 +115,10 @@ def dependence(sweep: SweepRecord, groups: Sequence[Group], colours: Colours) ->
 
 def curve_rows(sweep: SweepRecord, colours: Colours) -> list[CurveRow]:
     """Loss, validation and learning rate; a chain's stages in one row, many trials by stage name."""
-    names = stage_names(sweep.trained)
+    names, by = stage_names(sweep.trained), colours
     if len(sweep.trained) == len(names) <= len(SERIES):
-        chain = Colours(None, names)
-        rows = [_curve_row(sweep, sweep.trained, chain, "all", "")]
+        by = Colours(None, names)
+        rows = [_curve_row(sweep, sweep.trained, by, "all", "")]
         terms = Colours(None, list(dict.fromkeys(t for s in sweep.trained if len(_terms(s)) > 1 for t in _terms(s))))
         panels = [panel for i, s in enumerate(sweep.trained) if (panel := _term_panel(s, f"terms{i}", terms))]
         rows += [CurveRow("Terms of the loss, unweighted", terms.legend(), panels)] if panels else []
@@ -129,6 +128,10 @@ def curve_rows(sweep: SweepRecord, colours: Colours) -> list[CurveRow]:
             _curve_row(sweep, [s for s in sweep.trained if s.name == n], colours, f"c{i}", n)
             for i, n in enumerate(some)
         ]
+    measured = {
+        name: name.removeprefix("train/") for s in sweep.trained for name in sorted(s.curves) if _measured(name)
+    }
+    rows.append(_curve_row(sweep, sweep.trained, by, "figures", "What strategies measure", measured))
     return [row for row in rows if row.panels]
 
 
@@ -162,12 +165,12 @@ def _said(name: str, top1: str, params: float | int | None, latency: float | Non
 
 
 def _curve_row(
-    sweep: SweepRecord, stages: Sequence[StageRecord], colours: Colours, prefix: str, title: str
-) -> CurveRow:
+    sweep: SweepRecord, stages: Sequence[StageRecord], colours: Colours, prefix: str, title: str,
+    metrics: Mapping[str, str] = _CURVES,
+) -> CurveRow:  # fmt: skip
     panels = []
     used: set[int] = set()
-    measured = sorted({m for s in stages for m in s.curves if m.startswith("train/") and not m.startswith(_LOGGED)})
-    for metric, what in (_CURVES | {metric: metric.removeprefix("train/") for metric in measured}).items():
+    for metric, what in metrics.items():
         lines = [line for stage in stages if (line := _line(sweep, stage, metric, colours, len(stages)))]
         used |= {line.colour for line in lines}
         if lines:
@@ -187,6 +190,11 @@ def _shared_value(sweep: SweepRecord, stage: StageRecord, axis: str) -> str:
     """A stage's value on an axis; empty where trials of several values share it."""
     values = {t.axes.get(axis, "") for t in sweep.trials if stage.digest in t.stages.values()}
     return values.pop() if len(values) == 1 else ""
+
+
+def _measured(name: str) -> bool:
+    """Whether a metric is a figure of a strategy's own."""
+    return name.startswith("train/") and not name.startswith(_TERM) and name not in {*_CURVES, *_OTHERS}
 
 
 def _terms(stage: StageRecord) -> list[str]:

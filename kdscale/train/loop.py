@@ -67,7 +67,7 @@ class LoopState:
 def train_step(
     engine: Engine, teachers: Sequence[Teacher | Ensemble], batch: Batch, accumulation: int, meter: Meter
 ) -> dict[str, Losses]:
-    """Teach one batch: one optimizer update for each of the strategy's passes.
+    """Teach one batch: one optimizer update for each of the strategy's passes that has a sample on any rank.
 
     Teachers answer outside the engine: they are not synchronised, optimised or checkpointed. The student
     is reached only through the engine; called unwrapped it would skip the gradient all-reduce silently.
@@ -82,7 +82,10 @@ def train_step(
             meter.spend("teacher", time.perf_counter() - begun)
         losses = {}
         with engine.micro(index):
+            idle = engine.idle(part, taught)
             for pass_ in engine.passes:
+                if pass_ in idle:  # an update without a gradient is none: momentum and weight decay would move weights
+                    continue
                 losses[pass_] = engine.forward(part, taught, pass_)
                 engine.update(losses[pass_].total)
         results.append(losses)

@@ -35,10 +35,11 @@ class Meter:
         self._seconds: dict[str, float] = {}
 
     def add(self, losses: Mapping[str, Losses], step: int) -> None:
-        """Take in one step's losses without waiting for the device."""
-        total = torch.stack([part.total.detach() for part in losses.values()]).sum()
+        """Take in one step's losses without waiting for the device; what a pass that was left out has counts as 0."""
+        none = torch.zeros_like(self._sums[0])
+        total = torch.stack([none, *(part.total.detach().double() for part in losses.values())]).sum()
         by_name = {name: one for part in losses.values() for name, one in (*part.terms.items(), *part.figures.items())}
-        values = torch.stack([total, *(by_name[name] for name in self._names[1:])]).double()
+        values = torch.stack([total, *(by_name.get(name, none).double() for name in self._names[1:])])
         self._sums += values
         fresh_and_bad = (self._first_bad < 0) & ~torch.isfinite(values)
         self._first_bad.masked_fill_(fresh_and_bad, step)

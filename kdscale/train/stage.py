@@ -120,7 +120,7 @@ class _StageRun:
         evaluator = parts.evaluator("val")
         loop = Loop(
             train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,
-            loader=parts.batches, meter=Meter(terms, self.device, parts.engine.unwrapped.figures),
+            loader=parts.batches, meter=Meter(terms, self.device, parts.assembled.strategy.figures),
             tracker=None, device=self.device, stop=self.stop, keep=[k for k in self.definition["keep"] if ":" in k],
             save=lambda state: self._save(parts, loop), validate=None, test=None,
             snapshot=lambda selector: self._snapshot(parts, selector),

@@ -54,7 +54,8 @@ def test_no_modifier_waits(name: str) -> None:
     modifier: Modifier = plugin(plugin.Config(), shapes).double()
     with Refusing():
         own, _ = modifier.before(student, teacher, batch)
-        modifier.after(own.logits.sum(1), batch).sum().backward()
+        values = modifier.after(own.logits.sum(1), batch)
+        (values * modifier.mask(teacher, batch) if modifier.selects else values).sum().backward()
 
 
 def test_a_wait_is_seen() -> None:

@@ -15,6 +15,7 @@ from kdscale.api import Outputs
 from kdscale.cache.layout import Layout
 from kdscale.cache.records import SparseOutputs, decode, encode
 from kdscale.errors import CacheError, CacheMiss, ShapeError
+from kdscale.nn.selection import predicted
 from tests.unit.cache.answers import Answer, answer, answers, read, written
 from tests.unit.cache.answers import layout as any_layout
 
@@ -273,3 +274,15 @@ def test_a_gpu_writes_and_reads_what_the_cpu_does(drawn: Answer, data: st.DataOb
     for t in layout.temperatures or (4.0,):
         want, got = outputs.at(t, drawn.logits), theirs_read.at(t, there.logits)
         torch.testing.assert_close(got.logits.cpu(), want.logits, rtol=1e-5, atol=1e-4)
+
+
+@given(drawn=answers(), data=st.data())
+def test_who_is_right_is_read_from_records_as_from_the_teacher(drawn: Answer, data: st.DataObject) -> None:
+    """Whatever a residual puts above the largest logit; of equal ones the lower class, as torch says of a CPU."""
+    shape = any_layout(data, drawn.logits.shape[1])
+    if shape.kind == "topk" and not shape.k:
+        return  # a config keeps at least one
+    answer = read(written(drawn, shape), drawn, shape)
+    assert predicted(answer).equal(drawn.logits.argmax(1))
+    for temperature in shape.temperatures:
+        assert predicted(answer.at(temperature, drawn.logits)).equal(drawn.logits.argmax(1))

@@ -59,13 +59,15 @@ def of_loss(name: str) -> list[float]:
 
 
 def of_modifier(name: str) -> list[float]:
-    """A modifier with its default options: squared differences of the logits that it shows, as it weighs them."""
+    """A modifier with its default options: squared gaps of the logits that it shows, as it weighs and picks them."""
     cls = plugins.load("modifiers", name)
     torch.manual_seed(0)
     modifier = cls(cls.Config(), Shapes(C, [FEATURES], [FEATURES], train_rows=B)).double()
     batch = Batch(torch.zeros(B, 1, 8, 8, dtype=torch.uint8), torch.arange(B) % C, torch.arange(B), view=0)
     student, teacher = modifier.before(answer(0, 1, pixels=False), answer(1, 1, pixels=False), batch)
     values: Tensor = modifier.after((student.logits - teacher.logits).square().sum(1), batch)
+    if modifier.selects:
+        values = values * modifier.mask(teacher, batch)
     return [float(x) for x in values.detach().flatten()]
 
 

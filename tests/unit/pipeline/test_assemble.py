@@ -22,9 +22,12 @@ TAPS = {"student": ["stage1", "stage2"], "teacher": ["stage1", "stage2"]}
 
 
 def assembled(*terms: dict[str, Any], **train: Any) -> Assembled:
-    listed = [{"name": "ce"}, *({"teacher": "t", "taps": TAPS} | term for term in terms)]
+    return of_terms([{"name": "ce"}, *({"teacher": "t", "taps": TAPS} | term for term in terms)], train=train)
+
+
+def of_terms(listed: list[dict[str, Any]], **sections: Any) -> Assembled:
     stage = {"name": "s", "student": STUDENT, "teachers": {"t": {"from": "t"}}, "passes": {"main": listed}}
-    spec = StageSpec.model_validate(stage | {"train": train})
+    spec = StageSpec.model_validate(stage | sections)
     taught = StageSpec.model_validate({"name": "t", "student": {"model": "resnet_cifar", "depth": 8}, "passes": {}})
     return assemble(spec, INFO, {"t": Parent(taught, INFO)}, total_steps=10, train_rows=100)
 
@@ -85,3 +88,48 @@ def test_a_loss_of_the_whole_batch_is_not_accumulated(name: str) -> None:
     assembled({"name": name})
     with pytest.raises(ConfigError, match=rf"stages\.s\.train\.accumulation: 2 does not go with {name}"):
         assembled({"name": name}, accumulation=2)
+
+
+PICKS = {"name": "misclassified"}
+
+
+def test_a_term_whose_modifier_judges_the_teacher_hears_it() -> None:
+    heard = of_terms([{"name": "ce", "modifiers": [PICKS]}, {"name": "kd"}]).strategy
+    assert heard.figures == []  # the other term counts every sample
+    assert of_terms([{"name": "ce", "modifiers": [PICKS]}]).strategy.figures == ["picked/main"]
+
+
+def test_several_teachers_are_told_apart_before_one_is_judged() -> None:
+    with pytest.raises(
+        ConfigError, match=r"losses\.ce: ce needs a teacher: set teacher: NAME \(this stage has: t, u\)"
+    ):
+        of_terms([{"name": "ce", "modifiers": [PICKS]}], teachers={"t": {"from": "t"}, "u": {"from": "u"}})
+
+
+@pytest.mark.parametrize("modifier", ["misclassified", "lift_target"])
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_what_asks_whether_the_teacher_is_right_refuses_mixed_labels(modifier: str, mixing: str) -> None:
+    terms = [{"name": "kd", "modifiers": [{"name": modifier}]}]
+    of_terms(terms, data={"augment": {mixing: 0.0}})
+    with pytest.raises(ConfigError, match=rf"losses\.kd\.modifiers\.{modifier}: .* two labels; set stages\.s\.data"):
+        of_terms(terms, data={"augment": {mixing: 0.4}})
+
+
+def test_samples_are_picked_from_terms_that_have_a_value_for_each() -> None:
+    with pytest.raises(
+        ConfigError, match=r"losses\.rkd\.modifiers\.misclassified: picks samples, but rkd has one value"
+    ):
+        assembled({"name": "rkd", "modifiers": [PICKS]})
+
+
+def test_picked_samples_are_not_accumulated() -> None:
+    terms = [{"name": "ce"}, {"name": "kd", "modifiers": [PICKS]}]
+    of_terms(terms)
+    with pytest.raises(ConfigError, match=r"accumulation: 2 does not go with kd"):
+        of_terms(terms, train={"accumulation": 2})
+
+
+def test_a_modifier_knows_the_temperature_of_its_terms_loss() -> None:
+    strategy = of_terms([{"name": "kd", "temperature": 3.0, "modifiers": [{"name": "lift_target"}]}]).strategy
+    (lift,) = strategy.get_submodule("modifiers.kd").children()
+    assert lift.shapes.temperature == 3.0

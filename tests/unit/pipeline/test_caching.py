@@ -271,3 +271,16 @@ def test_parts_cover_everything_once() -> None:
         for parts in (1, 3, 8):
             ranges = [part_of(blocks, (number, parts)) for number in range(parts)]
             assert [b for first, last in ranges for b in range(first, last)] == list(range(blocks))
+
+
+WISE = (
+    "stages.student.losses=null",
+    "stages.student.passes={main: [{name: ce, modifiers: [{name: misclassified}]}, {name: kd, temperature: 4, "
+    "modifiers: [{name: misclassified}, {name: lift_target}]}]}",
+)
+
+
+def test_whether_a_teacher_is_right_is_told_by_its_largest_logits(plan: Planning) -> None:
+    """A term on labels alone then listens too, and asks for nothing that records lack."""
+    found = need(plan(MANY, f"{CACHE}.k=5", *WISE))
+    assert (found.layout.kind, found.layout.temperatures) == ("topk", (1.0, 4.0))

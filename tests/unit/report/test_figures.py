@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdscale.report import first_look, graph, plots
+from kdscale.report import first_look, graph, panels, plots
+from kdscale.report.groups import layout_of
 from kdscale.report.records import SweepRecord
 from tests.fake_report_runs import (
     ASSISTANT,
@@ -63,6 +65,28 @@ def test_nan_and_single_points_can_be_drawn() -> None:
 
     assert line == [(0.2, 1.0)]
     ET.fromstring(plots.curve_figure([plots.Line("x", line)], "c", "training loss"))
+
+
+def test_what_a_strategy_measures_is_drawn_by_its_name(tmp_path: Path) -> None:
+    def rows(folder: Path) -> dict[str, list[str]]:
+        sweep = SweepRecord(folder)
+        return {row.title: row.panels for row in panels.curve_rows(sweep, panels.colours_of(sweep, layout_of(sweep)))}
+
+    folder = takd(tmp_path)
+    before = rows(folder)
+    (written,) = tmp_path.glob("stages/student-*/metrics.jsonl")
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
+    for line in lines:
+        line["metrics"] |= (
+            {"train/picked/wise": 3.0, "train/images_per_s": 9.0} if "train/loss" in line["metrics"] else {}
+        )
+    written.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    after = rows(folder)
+
+    (panel,) = after.pop("What strategies measure")
+    assert "picked/wise" in panel
+    assert after.keys() == before.keys()
 
 
 def dense(runs: Path) -> SweepRecord:
