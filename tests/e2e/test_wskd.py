@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from kdscale.config.load import load
 from kdscale.jobs.inline import run_inline
@@ -99,4 +100,5 @@ def test_a_cached_teacher_gives_the_weights_of_a_live_one(sandbox: Make) -> None
     cache = "stages.student.teachers.teacher.cache={record: dense_fp32, block_rows: 64, views: 2}"
     cached = sandbox("cached", *common, cache)
     assert set(live.run().values()) == set(cached.run().values()) == {"done"}
-    assert live.weights("student") == cached.weights("student")
+    one, other = (load_file(box.folder("student").path / "student.safetensors") for box in (live, cached))
+    assert all(other[name].equal(tensor) for name, tensor in one.items())  # the files name their digests, which differ
