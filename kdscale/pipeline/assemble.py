@@ -20,6 +20,7 @@ from kdscale.errors import ConfigError, KDScaleError, ShapeError, TapError
 from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
+from kdscale.nn.stage_parts import StageParts
 from kdscale.optim import OwnRate, own_rates
 from kdscale.pipeline.pixels import answers, ask_for_pixels
 from kdscale.pipeline.tapped import blamed, wanted_taps
@@ -59,6 +60,8 @@ class Assembled:
     """Of those teachers."""
     own_rates: dict[str, OwnRate]
     """Of terms that train with their own rate, by parameter name prefix."""
+    heard: set[str | None]
+    """Teachers that a term listens to, and members of ensembles: the others need no asking in training."""
 
 
 def image_size(spec: StageSpec, info: DatasetInfo) -> int:
@@ -110,9 +113,10 @@ def assemble(
         passes[pass_] = built
     _refuse_accumulation(spec, passes, where)
     ask_for_pixels(spec, network, teachers, every)
-    strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
+    strategy = _strategy(spec, network, passes, StageParts(teachers, spec.train, spec.seed, total_steps))
     ensembles = [Ensemble(name, ref.shares, ref.of) for name, ref in spec.teachers.items() if ref.mean is not None]
-    return Assembled(network, strategy, teachers, ensembles, _own_rates(every))
+    heard = {term.teacher for terms in passes.values() for term in terms} | {m for e in ensembles for m in e.shares}
+    return Assembled(network, strategy, teachers, ensembles, _own_rates(every), heard)
 
 
 def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str) -> list[str]:
@@ -130,7 +134,7 @@ def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str)
     taught |= {ensemble.name: ensemble(taught) for ensemble in assembled.ensembles}
     for pass_ in strategy.passes:
         try:
-            strategy(batch, taught, pass_).total.backward()
+            strategy.rehearse(batch, taught, pass_).backward()  # type: ignore[no-untyped-call]
         except KDScaleError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -173,7 +177,9 @@ def keep_frozen_in_eval(strategy: Strategy) -> None:
             module.eval()
 
 
-def plugin_config(cls: type[Loss] | type[Modifier], options: Mapping[str, object], where: str) -> PluginConfig:
+def plugin_config(
+    cls: type[Loss] | type[Modifier] | type[Strategy], options: Mapping[str, object], where: str
+) -> PluginConfig:
     """Validate a plug-in's options. Raises: ConfigError naming the key and the nearest valid one."""
     try:
         return cls.Config(**options)
@@ -238,6 +244,13 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
         modifiers = [_modifier(m, shapes, where) for m in term.modifiers]
     weight = weight_schedule(term.weight, seen.total_steps)
     return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at, cls.temperatures(config))
+
+
+def _strategy(
+    spec: StageSpec, student: Network, passes: Mapping[str, Sequence[Term]], stage: StageParts
+) -> Strategy:  # fmt: skip
+    cls: type[Strategy] = plugins.load("strategies", spec.strategy)
+    return cls.build(student, passes, plugin_config(cls, spec.options, f"stages.{spec.name}.options"), stage)
 
 
 def _refuse_accumulation(spec: StageSpec, passes: Mapping[str, Sequence[Term]], where: str) -> None:
