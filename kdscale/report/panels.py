@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 _TERM = "train/term/"
+_LOOPS_OWN = {"train/loss", "train/lr", "train/images_per_s", "train/skipped"}
+"""What every stage logs; whatever else is of training and no term, its strategy measures."""
 FEWEST_VALUES = 4
 LEAST_SPREAD = 1.05
 """Costs that differ by less are one cost: nothing is traded."""
@@ -121,6 +123,7 @@ def curve_rows(sweep: SweepRecord, colours: Colours) -> list[CurveRow]:
         terms = Colours(None, list(dict.fromkeys(t for s in sweep.trained if len(_terms(s)) > 1 for t in _terms(s))))
         panels = [panel for i, s in enumerate(sweep.trained) if (panel := _term_panel(s, f"terms{i}", terms))]
         rows += [CurveRow("Terms of the loss, unweighted", terms.legend(), panels)] if panels else []
+        rows.append(_measured_row(sweep.trained))
     else:
         some = names[:MOST_CURVE_ROWS]
         rows = [
@@ -195,3 +198,23 @@ def _term_panel(stage: StageRecord, name: str, colours: Colours) -> str:
         return ""
     lines = [plots.Line(t, plots.metric_line(stage.curves, _TERM + t), colours.of(t)) for t in _terms(stage)]
     return plots.curve_figure([line for line in lines if line.points], name, stage.name)
+
+
+def _measured_row(stages: Sequence[StageRecord]) -> CurveRow:
+    """What strategies measure besides terms: a panel for each name, or for names with one beginning up to a slash."""
+    found: dict[tuple[str, str], list[plots.Line]] = {}
+    names = list(dict.fromkeys(name for stage in stages for name in _measured(stage)))
+    colours = Colours(None, names)
+    for stage in stages:
+        for name in _measured(stage):
+            line = plots.Line(name, plots.metric_line(stage.curves, f"train/{name}"), colours.of(name))
+            found.setdefault((stage.name, name.partition("/")[0]), []).append(line)
+    panels = [
+        plots.curve_figure(lines, f"measured{i}", ": ".join(which)) for i, (which, lines) in enumerate(found.items())
+    ]
+    return CurveRow("What strategies measure", colours.legend(), panels)
+
+
+def _measured(stage: StageRecord) -> list[str]:
+    metrics = (name for name in stage.curves if name.startswith("train/") and not name.startswith(_TERM))
+    return [name.removeprefix("train/") for name in metrics if name not in _LOOPS_OWN]

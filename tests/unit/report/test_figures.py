@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdscale.report import first_look, graph, plots
+from kdscale.report import first_look, graph, panels, plots
 from kdscale.report.records import SweepRecord
 from tests.fake_report_runs import (
     ASSISTANT,
@@ -159,3 +160,23 @@ def test_a_term_without_gradient_is_flagged(tmp_path: Path) -> None:
     rows = dict(first_look.term_tables(SweepRecord(path)))["student"]
 
     assert rows[0].remark == "no gradient reaches the student"
+
+
+def test_whatever_a_strategy_measures_is_drawn_with_names_of_one_beginning_in_one_panel(tmp_path: Path) -> None:
+    path = takd(tmp_path)
+    everyone = panels.Colours(None, [])
+    assert "What strategies measure" not in [row.title for row in panels.curve_rows(SweepRecord(path), everyone)]
+    metrics = next((tmp_path / "stages").glob("student-*")) / "metrics.jsonl"
+    measured = {"train/skipped": 1, "train/p_student": 0.5, "train/ran/b10": 1.0, "train/ran/b9": 0.0}
+    with metrics.open("a") as file:
+        file.writelines(json.dumps({"step": n, "epoch": n, "time": n, "metrics": measured}) + "\n" for n in (1, 2))
+
+    row = panels.curve_rows(SweepRecord(path), everyone)[-1]
+
+    assert row.title == "What strategies measure"
+    assert [word for _, word in row.legend] == ["p_student", "ran/b10", "ran/b9"]
+    first, second = row.panels
+    assert "student: p_student" in first
+    assert "student: ran" in second
+    assert "ran/b10: 1 at epoch 2" in second
+    assert "ran/b9: 0 at epoch 2" in second
