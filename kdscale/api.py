@@ -286,9 +286,17 @@ class Strategy(nn.Module):
     passes: tuple[str, ...] = ("main",)
     """Forward-and-update rounds on each batch, in order."""
     most_zero_stage: ClassVar[Literal[0, 1, 2, 3]] = 3
-    """How far its state can be sharded: 0 needs all ranks to hold every gradient (parts that train in turns)."""
+    """How far its state can be sharded: 0 says that parts train in turns, the same ones on all ranks."""
     figures: Sequence[str] = ()
     """What it measures besides its terms, at every step in one of its passes: logged as train/NAME, a mean."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+    @classmethod
+    def build(cls, student: nn.Module, passes: Mapping[str, Sequence[Term]], config: Any, stage: Any) -> Strategy:
+        """Make it for a stage; `stage` is a `nn.stage_parts.StageParts`."""
+        return cls(student, passes)
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Return the losses of one pass; called through the engine only."""
@@ -301,6 +309,14 @@ class Strategy(nn.Module):
     def picked(self, batch: Batch, taught: Taught) -> dict[str, Int64[Tensor, ""]]:
         """How many of this rank's samples count, in each pass that could be left without any."""
         return {}
+
+    def rehearse(self, batch: Batch, taught: Taught, pass_: str) -> Tensor:
+        """A total of one pass for the dry run: what it does not reach will never train."""
+        return self(batch, taught, pass_).total  # type: ignore[no-any-return]
+
+    def recalibration(self, step: int) -> int:
+        """Batches that measure the student's BatchNorm anew to be evaluated after `step` steps; 0: as it is."""
+        return 0
 
 
 # --------------------------------------------------------------------------- engine, tracker

@@ -15,7 +15,7 @@ from torch import nn
 
 from kdscale.config.schema import TermConfig, TrainConfig
 
-__all__ = ["OwnRate", "learning_rate", "make_optimizer", "own_rates"]
+__all__ = ["OwnRate", "learning_rate", "make_optimizer", "milestone_steps", "own_rates"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,13 @@ def _cosine(train: TrainConfig, total: int, steps_per_epoch: int) -> Shape:
     return shape
 
 
+def milestone_steps(train: TrainConfig, total: int, steps_per_epoch: int) -> list[float]:
+    """Where the schedule `multistep` lowers the rate, in steps, as configured."""
+    return [m * total if m <= 1 else m * steps_per_epoch for m in train.milestones]
+
+
 def _multistep(train: TrainConfig, total: int, steps_per_epoch: int) -> Shape:
-    marks = [m * total if m <= 1 else m * steps_per_epoch for m in train.milestones]
+    marks = milestone_steps(train, total, steps_per_epoch)
     return lambda step, warmup: train.gamma ** sum(step >= mark for mark in marks)
 
 

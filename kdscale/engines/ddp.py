@@ -46,7 +46,10 @@ class DdpEngine(TorchEngine):
     def _wrap(self) -> None:
         self._module: nn.Module = self.unwrapped
         if ranks.world() > 1:
-            self._module = DistributedDataParallel(self.unwrapped, gradient_as_bucket_view=True, **_OWN_BUFFERS)
+            self._module = DistributedDataParallel(
+                self.unwrapped, gradient_as_bucket_view=True, **_OWN_BUFFERS,
+                find_unused_parameters=self.unwrapped.most_zero_stage == 0,
+            )  # fmt: skip
 
     def micro(self, index: int) -> AbstractContextManager[None]:
         """Enter micro-batch `index`; only the last one reduces gradients and updates."""

@@ -59,6 +59,8 @@ class DeepSpeedEngine(TorchEngine):
     ) -> None:
         self._zero_stage = zero_stage
         self._sharding = {"zero_stage": zero_stage, "world": ranks.world()} if zero_stage else {}
+        self._reached: set[Tensor] = set()
+        """Where parts train in turns: what the gradients since the last update have reached."""
         super().__init__(strategy, train, steps_per_epoch, own_rates or {})
 
     def _wrap(self) -> None:
@@ -73,6 +75,9 @@ class DeepSpeedEngine(TorchEngine):
                 config=config,
                 dist_init_required=False,
             )
+        if self.unwrapped.most_zero_stage == 0:
+            for parameter in self._parameters:
+                parameter.register_post_accumulate_grad_hook(self._reached.add)  # type: ignore[no-untyped-call]
 
     def micro(self, index: int) -> AbstractContextManager[None]:
         """Enter micro-batch `index`; only the last one updates."""
@@ -91,6 +96,8 @@ class DeepSpeedEngine(TorchEngine):
             NonFiniteLoss: a sharded gradient is not finite: DeepSpeed then leaves the update out, unasked.
         """
         self._engine.backward(loss)
+        if self._last and self.unwrapped.most_zero_stage == 0:
+            self._forget_made_up_gradients()
         skip = self._last and self._train.on_nonfinite == "skip"
         if skip and not self._zero_stage and self._leave_out(finite=self._gradient_is_finite()):
             self._engine.zero_grad()
@@ -104,6 +111,13 @@ class DeepSpeedEngine(TorchEngine):
                 "warmup_epochs, train with precision fp32, or set train.on_nonfinite to skip or rollback",
                 self._step,
             )
+
+    def _forget_made_up_gradients(self) -> None:
+        """DeepSpeed reduces zeros where no gradient came: a part that sat out would decay and drift on its momentum."""
+        for parameter in self._parameters:
+            if parameter not in self._reached:
+                parameter.grad = None
+        self._reached.clear()
 
     # ------------------------------------------------------------------ what is sharded
 

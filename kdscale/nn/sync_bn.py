@@ -6,6 +6,8 @@ samples compute what one process of n·B samples computes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kdscale import ranks
 from kdscale.errors import ConfigError, ShapeError
 
-__all__ = ["SyncBatchNorm", "average_buffers", "needs_two_values", "to_sync_bn"]
+__all__ = ["SyncBatchNorm", "average_buffers", "measure_anew", "needs_two_values", "to_sync_bn"]
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -110,6 +112,30 @@ def average_buffers(module: nn.Module) -> dict[str, Tensor]:
     flat = torch.cat([buffer.double().flatten() for buffer in own.values()])
     parts = torch.split(ranks.mean_(flat), [buffer.numel() for buffer in own.values()])
     return {name: part.view_as(own[name]).to(own[name].dtype) for (name, part) in zip(own, parts, strict=True)}
+
+
+@torch.no_grad()
+def measure_anew(module: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Replace the running statistics of every BatchNorm that trains by plain means over the batches of `inputs`.
+
+    Everything else answers as in evaluation; called by all ranks where BatchNorm is over the global batch.
+    """
+    modes = {part: part.training for part in module.modules()}
+    norms = [n for n in modes if isinstance(n, _BatchNorm) and n.training and n.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        for one in inputs:
+            module(one)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for part, training in modes.items():
+            part.training = training
 
 
 def _global_statistics(wide: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ from kdscale.errors import ConfigError, KDScaleError, ShapeError, TapError
 from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
+from kdscale.nn.stage_parts import StageParts
 from kdscale.optim import OwnRate, own_rates
 from kdscale.pipeline.drops import with_drops
 from kdscale.pipeline.limits import refuse_accumulation, refuse_modifiers
@@ -63,6 +64,8 @@ class Assembled:
     virtual: list[VirtualTeacher]
     own_rates: dict[str, OwnRate]
     """Of terms that train with their own rate, by parameter name prefix."""
+    heard: set[str | None]
+    """Teachers that a term listens to, and members of ensembles: the others need no asking in training."""
 
 
 def image_size(spec: StageSpec, info: DatasetInfo) -> int:
@@ -114,14 +117,15 @@ def assemble(
         passes[pass_] = with_drops(built, spec.drop, spec.seed)
     refuse_accumulation(spec, passes, where)
     ask_for_pixels(spec, network, teachers, every)
-    strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
+    strategy = _strategy(spec, network, passes, StageParts(teachers, spec.train, spec.seed, total_steps))
     ensembles = [Ensemble(name, ref.shares, ref.of) for name, ref in spec.teachers.items() if ref.mean is not None]
     virtual = [
         VirtualTeacher(name, info.classes, ref.virtual)
         for name, ref in spec.teachers.items()
         if ref.virtual is not None
     ]
-    return Assembled(network, strategy, teachers, ensembles, virtual, _own_rates(every))
+    heard = {term.teacher for terms in passes.values() for term in terms} | {m for e in ensembles for m in e.shares}
+    return Assembled(network, strategy, teachers, ensembles, virtual, _own_rates(every), heard)
 
 
 def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str) -> list[str]:
@@ -140,7 +144,7 @@ def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str)
     taught |= {teacher.name: teacher(batch) for teacher in assembled.virtual}
     for pass_ in strategy.passes:
         try:
-            strategy(batch, taught, pass_).total.backward()
+            strategy.rehearse(batch, taught, pass_).backward()  # type: ignore[no-untyped-call]
         except KDScaleError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -183,7 +187,9 @@ def keep_frozen_in_eval(strategy: Strategy) -> None:
             module.eval()
 
 
-def plugin_config(cls: type[Loss] | type[Modifier], options: Mapping[str, object], where: str) -> PluginConfig:
+def plugin_config(
+    cls: type[Loss] | type[Modifier] | type[Strategy], options: Mapping[str, object], where: str
+) -> PluginConfig:
     """Validate a plug-in's options. Raises: ConfigError naming the key and the nearest valid one."""
     try:
         return cls.Config(**options)
@@ -250,6 +256,13 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
     refuse_modifiers(modifiers, term, loss, spec, where)
     weight = weight_schedule(term.weight, seen.total_steps)
     return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at, cls.temperatures(config))
+
+
+def _strategy(
+    spec: StageSpec, student: Network, passes: Mapping[str, Sequence[Term]], stage: StageParts
+) -> Strategy:  # fmt: skip
+    cls: type[Strategy] = plugins.load("strategies", spec.strategy)
+    return cls.build(student, passes, plugin_config(cls, spec.options, f"stages.{spec.name}.options"), stage)
 
 
 def _teacher_of(term: TermConfig, cls: type[Loss], teachers: list[str], where: str) -> str | None:

@@ -31,7 +31,8 @@ LEAST_SPREAD = 1.05
 MOST_INTERVALS = 30
 MOST_CURVE_ROWS = 12
 MOST_TEACHERS = 12
-_OTHERS = {"train/images_per_s", "train/skipped"}
+MEASURED = "What strategies measure"
+_UNDRAWN = {"train/images_per_s", "train/skipped"}
 _CURVES = {"train/loss": "training loss", "val/top1": "validation top-1 %", "train/lr": "learning rate"}
 
 
@@ -115,23 +116,22 @@ def dependence(sweep: SweepRecord, groups: Sequence[Group], colours: Colours) ->
 
 def curve_rows(sweep: SweepRecord, colours: Colours) -> list[CurveRow]:
     """Loss, validation and learning rate; a chain's stages in one row, many trials by stage name."""
-    names, by = stage_names(sweep.trained), colours
+    names = stage_names(sweep.trained)
     if len(sweep.trained) == len(names) <= len(SERIES):
-        by = Colours(None, names)
-        rows = [_curve_row(sweep, sweep.trained, by, "all", "")]
+        chain = Colours(None, names)
+        rows = [_curve_row(sweep, sweep.trained, chain, "all", "")]
         terms = Colours(None, list(dict.fromkeys(t for s in sweep.trained if len(_terms(s)) > 1 for t in _terms(s))))
         panels = [panel for i, s in enumerate(sweep.trained) if (panel := _term_panel(s, f"terms{i}", terms))]
         rows += [CurveRow("Terms of the loss, unweighted", terms.legend(), panels)] if panels else []
+        rows.append(_measured_row(sweep.trained))
     else:
         some = names[:MOST_CURVE_ROWS]
         rows = [
             _curve_row(sweep, [s for s in sweep.trained if s.name == n], colours, f"c{i}", n)
             for i, n in enumerate(some)
         ]
-    measured = {
-        name: name.removeprefix("train/") for s in sweep.trained for name in sorted(s.curves) if _measured(name)
-    }
-    rows.append(_curve_row(sweep, sweep.trained, by, "figures", "What strategies measure", measured))
+        each = {metric: metric.removeprefix("train/") for s in sweep.trained for metric in _measured(s)}
+        rows.append(_curve_row(sweep, sweep.trained, colours, "measured", MEASURED, each))
     return [row for row in rows if row.panels]
 
 
@@ -192,11 +192,6 @@ def _shared_value(sweep: SweepRecord, stage: StageRecord, axis: str) -> str:
     return values.pop() if len(values) == 1 else ""
 
 
-def _measured(name: str) -> bool:
-    """Whether a metric is a figure of a strategy's own."""
-    return name.startswith("train/") and not name.startswith(_TERM) and name not in {*_CURVES, *_OTHERS}
-
-
 def _terms(stage: StageRecord) -> list[str]:
     return sorted(name.removeprefix(_TERM) for name in stage.curves if name.startswith(_TERM))
 
@@ -206,3 +201,25 @@ def _term_panel(stage: StageRecord, name: str, colours: Colours) -> str:
         return ""
     lines = [plots.Line(t, plots.metric_line(stage.curves, _TERM + t), colours.of(t)) for t in _terms(stage)]
     return plots.curve_figure([line for line in lines if line.points], name, stage.name)
+
+
+def _measured_row(stages: Sequence[StageRecord]) -> CurveRow:
+    """What is named GROUP/a and GROUP/b shares a panel."""
+    shown: dict[tuple[str, str], dict[str, str]] = {}
+    for stage in stages:
+        for metric in _measured(stage):
+            group, _, line = metric.removeprefix("train/").rpartition("/")
+            shown.setdefault((stage.name, group or line), {})[line] = metric
+    colours = Colours(None, list(dict.fromkeys(line for lines in shown.values() for line in lines)))
+    curves = {stage.name: stage.curves for stage in stages}
+    panels = []
+    for i, ((name, group), metrics) in enumerate(shown.items()):
+        lines = [plots.Line(n, plots.metric_line(curves[name], m), colours.of(n)) for n, m in metrics.items()]
+        panels.append(plots.curve_figure(lines, f"measured{i}", f"{name}: {group}", share="top1" in group))
+    return CurveRow(MEASURED, colours.legend(), panels)
+
+
+def _measured(stage: StageRecord) -> list[str]:
+    """A strategy's figures, and what of its parts is validated."""
+    others = (m for m in stage.curves if m not in _CURVES and m not in _UNDRAWN and not m.startswith(_TERM))
+    return sorted(m for m in others if m.startswith("train/") or (m.startswith("val/") and m.count("/") > 1))

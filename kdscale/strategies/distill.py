@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Int64
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdscale import ranks
-from kdscale.api import Batch, Losses, Outputs, Strategy, Taught, Term, Weighted
+from kdscale.api import Batch, Losses, Outputs, PluginConfig, Strategy, Taught, Term, Weighted
 from kdscale.errors import ConfigError
 from kdscale.nn.measures import Measures
 from kdscale.nn.selection import Pick, count_of, picks_of, term_selects
 from kdscale.nn.sides import total
+from kdscale.nn.stage_parts import StageParts
 
 __all__ = ["Distill"]
 
@@ -36,6 +39,11 @@ class Distill(Strategy):
     Raises:
         ConfigError: there is no such pass.
     """
+
+    class Config(PluginConfig):
+        """Options."""
+
+        fixed_bn: list[str] = Field([], description="passes that leave the student's BatchNorm statistics alone")
 
     def __init__(
         self, student: nn.Module, passes: Mapping[str, Sequence[Term]], *, fixed_bn: Sequence[str] = ()
@@ -59,6 +67,13 @@ class Distill(Strategy):
         ]
         self.figures = [*map(_figure, self._selecting), *measured]
         self.modifiers = nn.ModuleDict({t.id: nn.ModuleList(t.modifiers) for t in every if t.modifiers})
+
+    @classmethod
+    def build(
+        cls, student: nn.Module, passes: Mapping[str, Sequence[Term]], config: Any, stage: StageParts
+    ) -> Strategy:
+        del stage
+        return cls(student, passes, fixed_bn=config.fixed_bn)
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Run the student once and weigh the terms of one pass."""

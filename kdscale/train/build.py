@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,8 @@ from kdscale.engines.ddp import DdpEngine
 from kdscale.engines.deepspeed import DeepSpeedEngine
 from kdscale.errors import ShapeError, StageError
 from kdscale.nn.network import Network
-from kdscale.nn.sync_bn import average_buffers, to_sync_bn
+from kdscale.nn.precision import autocast_of
+from kdscale.nn.sync_bn import average_buffers, measure_anew, to_sync_bn
 from kdscale.nn.weights import fit_tensors
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Assembled, Parent, assemble, freeze, image_size, keep_frozen_in_eval
@@ -63,13 +65,14 @@ class Parts:
         self.hashes = [teacher.fingerprint() for teacher in self.live]
         cached = [cache.teacher() for cache in self.caches]
         names = {teacher.name for teacher in cached}
-        live = [teacher for teacher in self.live if teacher.name not in names]
+        live = [one for one in self.live if one.name not in names and one.name in self.assembled.heard]
         self.teachers: list[Teacher | Ensemble] = [
             *self.assembled.ensembles, *cached, *live, *self.assembled.virtual,
         ]  # fmt: skip
         """Whom training asks; an ensemble before its members, since fidelity is shown to the first."""
         self.batches: BatchSource = RecordsAhead(self.train_loader, cached) if cached else self.train_loader
         """What it asks about."""
+        self._measured: tuple[int, list[Tensor]] | None = None
 
     @cached_property
     def engine(self) -> Engine:
@@ -99,21 +102,36 @@ class Parts:
         return all([cache.fill_view(view, lambda: stop.asked, told) for cache in self.caches])
 
     @contextmanager
-    def exported_weights(self) -> Iterator[None]:
-        """Hold the weights that are evaluated and exported: EMA where on, buffers averaged over ranks.
+    def exported_weights(self, step: int) -> Iterator[None]:
+        """Hold the weights that are evaluated and exported after `step` steps.
 
-        Afterwards every rank has its own again, bit for bit; called by all ranks.
+        EMA where on; buffers measured anew where the strategy asks for it, and averaged over ranks. Afterwards every
+        rank has its own again, bit for bit; called by all ranks.
         """
         buffers = dict(self.network.model.named_buffers())
         own = {name: buffer.clone() for name, buffer in buffers.items()}
         with self.engine.averaged(), torch.no_grad():
-            for name, mean in average_buffers(self.network.model).items():
-                buffers[name].copy_(mean)
             try:
+                self._recalibrate(step)
+                for name, mean in average_buffers(self.network.model).items():
+                    buffers[name].copy_(mean)
                 yield
             finally:
                 for name, buffer in buffers.items():
                     buffer.copy_(own[name])
+
+    def _recalibrate(self, step: int) -> None:
+        """Measure BatchNorm anew on the first batches of training, always the same ones; once a step."""
+        count = self.assembled.strategy.recalibration(step)
+        if not count:
+            return
+        buffers = list(self.network.model.buffers())
+        if self._measured is not None and self._measured[0] == step:
+            torch._foreach_copy_(buffers, self._measured[1])
+            return
+        with closing(self.train_loader.epoch(0)) as batches, autocast_of(self.spec.train.precision, self.device):
+            measure_anew(self.network, (batch.to(self.device).images for batch in islice(batches, count)))
+        self._measured = (step, [buffer.clone() for buffer in buffers])
 
     def tensors(self, term: str = "") -> dict[str, Tensor]:
         """Copies of the network's weights, or of a term's: on a CPU the originals go on changing."""

@@ -44,7 +44,7 @@ def _answers(parts: Parts) -> tuple[Tensor, Tensor]:
         parts.store, data, "val" if data.val_fraction else "test", batch_size=64, rank=rank, world=world
     )
     logits, labels, seen = [], [], 0
-    with parts.exported_weights():
+    with parts.exported_weights(step=0):
         network = parts.network.eval()
         for batch in loader:
             logits.append(network(batch.to(parts.device).images).logits.float().cpu())

@@ -123,15 +123,15 @@ class _StageRun:
             loader=parts.batches, meter=Meter(terms, self.device, parts.assembled.strategy.figures),
             tracker=None, device=self.device, stop=self.stop, keep=[k for k in self.definition["keep"] if ":" in k],
             save=lambda state: self._save(parts, loop), validate=None, test=None,
-            snapshot=lambda selector: self._snapshot(parts, selector),
+            snapshot=lambda selector: self._snapshot(parts, loop.state.step, selector),
             progress=self._progress, heartbeat=self._heartbeat,
             before_epoch=lambda epoch: parts.fill_view(epoch, self.stop, self._filling),
         )  # fmt: skip
         if evaluator is not None:
-            loop.validate = lambda: self._evaluated(parts, evaluator, train.precision)
+            loop.validate = lambda: self._evaluated(parts, loop.state.step, evaluator, train.precision)
         tests = parts.evaluator("test") if self.spec.protocol == "paper" else None
         if tests is not None:
-            loop.test = lambda: self._evaluated(parts, tests, train.precision)
+            loop.test = lambda: self._evaluated(parts, loop.state.step, tests, train.precision)
         self.total_steps = train.epochs * parts.train_loader.steps_per_epoch
         return loop
 
@@ -151,13 +151,13 @@ class _StageRun:
             is_mine=lambda: self.claim is None or self.claim.is_mine(),
         )
 
-    def _evaluated(self, parts: Parts, evaluator: Evaluator, precision: str) -> Figures | None:
-        with parts.exported_weights():
+    def _evaluated(self, parts: Parts, step: int, evaluator: Evaluator, precision: str) -> Figures | None:
+        with parts.exported_weights(step):
             return evaluator(parts.network, precision=precision, interrupted=self.stop.agreed)
 
-    def _snapshot(self, parts: Parts, selector: str) -> None:
+    def _snapshot(self, parts: Parts, step: int, selector: str) -> None:
         """Write the weights as they are evaluated and exported, and record their hash."""
-        with parts.exported_weights():
+        with parts.exported_weights(step):
             if not self.main:
                 return
             wanted = [selector, *(k for k in self.definition["keep"] if k.startswith(f"{selector}#"))]
@@ -230,10 +230,10 @@ class _StageRun:
     def _finish(self, parts: Parts, loop: Loop) -> Figures | None:
         """Evaluate the last weights on test, record everything, and only then call the stage done."""
         self._say(state="evaluating", step=loop.state.step, epoch=self._epochs(loop.state))
-        self._snapshot(parts, "last")
+        self._snapshot(parts, loop.state.step, "last")
         tests = parts.evaluator("test")
         assert tests is not None
-        figures = self._evaluated(parts, tests, "fp32")
+        figures = self._evaluated(parts, loop.state.step, tests, "fp32")
         if figures is None:
             return None
         self._check_unchanged(parts)
@@ -241,7 +241,7 @@ class _StageRun:
             loop.tracker.log(loop.state.step, figures.metrics("test"))
             loop.tracker.flush()
         self._expected(figures)
-        with parts.exported_weights():  # on all ranks, each of which may hold a part of them only
+        with parts.exported_weights(loop.state.step):  # on all ranks, each of which may hold a part of them only
             if self.main:
                 results = results_of(parts, loop.state, figures, self.definition, self.folder.state()["attempts"])
                 self._link_last()

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from kdscale.report import first_look, graph, panels, plots
-from kdscale.report.groups import layout_of
 from kdscale.report.records import SweepRecord
 from tests.fake_report_runs import (
     ASSISTANT,
@@ -65,28 +64,6 @@ def test_nan_and_single_points_can_be_drawn() -> None:
 
     assert line == [(0.2, 1.0)]
     ET.fromstring(plots.curve_figure([plots.Line("x", line)], "c", "training loss"))
-
-
-def test_what_a_strategy_measures_is_drawn_by_its_name(tmp_path: Path) -> None:
-    def rows(folder: Path) -> dict[str, list[str]]:
-        sweep = SweepRecord(folder)
-        return {row.title: row.panels for row in panels.curve_rows(sweep, panels.colours_of(sweep, layout_of(sweep)))}
-
-    folder = takd(tmp_path)
-    before = rows(folder)
-    (written,) = tmp_path.glob("stages/student-*/metrics.jsonl")
-    lines = [json.loads(line) for line in written.read_text().splitlines()]
-    for line in lines:
-        line["metrics"] |= (
-            {"train/picked/wise": 3.0, "train/images_per_s": 9.0} if "train/loss" in line["metrics"] else {}
-        )
-    written.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    after = rows(folder)
-
-    (panel,) = after.pop("What strategies measure")
-    assert "picked/wise" in panel
-    assert after.keys() == before.keys()
 
 
 def dense(runs: Path) -> SweepRecord:
@@ -183,3 +160,23 @@ def test_a_term_without_gradient_is_flagged(tmp_path: Path) -> None:
     rows = dict(first_look.term_tables(SweepRecord(path)))["student"]
 
     assert rows[0].remark == "no gradient reaches the student"
+
+
+def test_whatever_a_strategy_measures_is_drawn_with_names_of_one_beginning_in_one_panel(tmp_path: Path) -> None:
+    path = takd(tmp_path)
+    everyone = panels.Colours(None, [])
+    assert "What strategies measure" not in [row.title for row in panels.curve_rows(SweepRecord(path), everyone)]
+    metrics = next((tmp_path / "stages").glob("student-*")) / "metrics.jsonl"
+    measured = {"train/skipped": 1, "train/p_student": 0.5, "train/ran/b10": 1.0, "train/ran/b9": 0.0}
+    with metrics.open("a") as file:
+        file.writelines(json.dumps({"step": n, "epoch": n, "time": n, "metrics": measured}) + "\n" for n in (1, 2))
+
+    row = panels.curve_rows(SweepRecord(path), everyone)[-1]
+
+    assert row.title == "What strategies measure"
+    assert [word for _, word in row.legend] == ["p_student", "b10", "b9"]
+    first, second = row.panels
+    assert "student: p_student" in first
+    assert "student: ran" in second
+    assert "b10: 1 at epoch 2" in second
+    assert "b9: 0 at epoch 2" in second

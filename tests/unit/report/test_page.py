@@ -92,7 +92,8 @@ def test_what_a_strategy_measures_has_a_curve_of_its_own(tmp_path: Path) -> None
 
     page = Page(write_report(path))
 
-    assert "ab/signs" in page.text
+    assert "student: ab" in page.text
+    assert "signs" in page.text
     assert "images_per_s" not in page.text
 
 
