@@ -22,24 +22,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 __all__ = [
-    "Batch",
-    "Dataset",
-    "DatasetInfo",
-    "Engine",
-    "Loss",
-    "Losses",
-    "Modifier",
-    "Outputs",
-    "PluginConfig",
-    "Shapes",
-    "Source",
-    "Strategy",
-    "Taught",
-    "Teacher",
-    "Term",
-    "Tracker",
-    "Weighted",
-]
+    "Batch", "Dataset", "DatasetInfo", "Engine", "Loss", "Losses", "Modifier", "Outputs", "PluginConfig",
+    "Setting", "Shapes", "Source", "Strategy", "Taught", "Teacher", "Term", "Tracker", "Weighted",
+]  # fmt: skip
 
 
 # --------------------------------------------------------------------------- data
@@ -126,17 +111,15 @@ class Batch:
         return replace(self, records={k: change(v) for k, v in self.records.items()}, **new)
 
 
-# --------------------------------------------------------------------------- networks
-
-
 @dataclass(frozen=True)  # without slots, as Losses: ZeRO 3 looks for tensors in what a module gives by vars()
 class Outputs:
-    """What a network answers: logits, and the tapped features in the order the taps were asked for."""
+    """What a network answers: logits, the tapped features in the order asked for, and of what is `Strategy.beside`."""
 
     logits: Float[Tensor, "B C"]
     features: list[Tensor] = field(default_factory=list)
     pixels: Tensor | None = None
     """The images (B, K, H, W) in [0, 1], a leaf of the logits' graph, where a term differentiates by them."""
+    beside: Mapping[str, Float[Tensor, "B C"]] = field(default_factory=dict, kw_only=True)
 
     def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
         """For a loss that divides by `temperature`, the student's logits by `own`: a part record is completed."""
@@ -169,6 +152,7 @@ class Teacher(Protocol):
         """Hash of parameters and buffers: equal before and after a stage."""
 
 
+BatchIterator = Iterator[Batch]
 Taught = Mapping[str, Outputs]
 """Teachers' answers to one batch, by teacher name."""
 
@@ -283,8 +267,21 @@ class Losses:
     """What else is worth watching, detached, by the names in `Strategy.figures`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The stage around a strategy: views of `size` pixels a side, and networks like the student by part name."""
+
+    seed: int
+    size: int
+    total_steps: int
+    fresh: Callable[[str], nn.Module]
+
+
 class Strategy(nn.Module):
     """The one trained module: the student and every trainable part of its terms."""
+
+    class Config(PluginConfig):
+        """Options, with the defaults of the source."""
 
     revision: ClassVar[int] = 1
     student: nn.Module
@@ -294,6 +291,17 @@ class Strategy(nn.Module):
     """How far its state can be sharded: 0 needs all ranks to hold every gradient (parts that train in turns)."""
     figures: Sequence[str] = ()
     """What it measures besides its terms, at every step in one of its passes: logged as train/NAME, a mean."""
+    beside: Sequence[str] = ()
+    """What of `evaluated` has an accuracy of its own: measured with the student's, as SPLIT/top1_of/NAME."""
+
+    @classmethod
+    def build(cls, student: Any, passes: Mapping[str, Sequence[Term]], config: Any, setting: Setting) -> Strategy:
+        """Make it for a stage. Raises: ConfigError, ShapeError."""
+        raise NotImplementedError
+
+    def evaluated(self) -> nn.Module:
+        """What answers held-out images with Outputs: the student, which is what is exported in any case."""
+        return self.student
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Return the losses of one pass; called through the engine only."""
@@ -302,9 +310,6 @@ class Strategy(nn.Module):
     def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
         """Return the terms of one pass one by one, for a look at what each contributes."""
         raise NotImplementedError
-
-
-# --------------------------------------------------------------------------- engine, tracker
 
 
 @runtime_checkable
@@ -353,6 +358,3 @@ class Tracker(Protocol):
         """Make everything durable; returns the spool's length in bytes."""
 
     def close(self) -> None: ...
-
-
-BatchIterator = Iterator[Batch]

@@ -217,6 +217,7 @@ def _check_teacher(key: str, term: TermConfig, spec: StageSpec) -> None:
 def _check_plugins(name: str, spec: StageSpec) -> None:
     at = f"stages.{name}"
     _check_exists(f"{at}.strategy", "strategies", spec.strategy)
+    _check_options(f"{at}.options", "strategies", spec.strategy, spec.options)
     _check_exists(f"{at}.data.name", "datasets", spec.data.name)
     _check_options(f"{at}.data.options", "datasets", spec.data.name, spec.data.options)
     _check_model(f"{at}.student", spec.student, spec)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from kdscale import plugins
-from kdscale.api import Batch, DatasetInfo, Loss, Modifier, PluginConfig, Shapes, Strategy, Term
+from kdscale.api import Batch, DatasetInfo, Loss, Modifier, PluginConfig, Setting, Shapes, Strategy, Term
 from kdscale.config.schema import ModifierConfig, StageSpec, TermConfig
 from kdscale.config.taps import Tap
 from kdscale.draws import seed_of
@@ -110,7 +110,12 @@ def assemble(
         passes[pass_] = built
     _refuse_accumulation(spec, passes, where)
     ask_for_pixels(spec, network, teachers, every)
-    strategy = plugins.load("strategies", spec.strategy)(network, passes, **spec.options)
+    setting = Setting(
+        spec.seed, size, total_steps,
+        lambda part: build_network(spec.student, info, size, seed=spec.seed, part=part, plugins=spec.plugins),
+    )  # fmt: skip
+    cls: type[Strategy] = plugins.load("strategies", spec.strategy)
+    strategy = cls.build(network, passes, plugin_config(cls, spec.options, f"{where}.options"), setting)
     ensembles = [Ensemble(name, ref.shares, ref.of) for name, ref in spec.teachers.items() if ref.mean is not None]
     return Assembled(network, strategy, teachers, ensembles, _own_rates(every))
 
@@ -173,7 +178,9 @@ def keep_frozen_in_eval(strategy: Strategy) -> None:
             module.eval()
 
 
-def plugin_config(cls: type[Loss] | type[Modifier], options: Mapping[str, object], where: str) -> PluginConfig:
+def plugin_config(
+    cls: type[Loss] | type[Modifier] | type[Strategy], options: Mapping[str, object], where: str
+) -> PluginConfig:
     """Validate a plug-in's options. Raises: ConfigError naming the key and the nearest valid one."""
     try:
         return cls.Config(**options)

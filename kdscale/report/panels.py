@@ -31,6 +31,7 @@ LEAST_SPREAD = 1.05
 MOST_INTERVALS = 30
 MOST_CURVE_ROWS = 12
 MOST_TEACHERS = 12
+_UNDRAWN = {"train/images_per_s", "train/skipped"}
 _CURVES = {"train/loss": "training loss", "val/top1": "validation top-1 %", "train/lr": "learning rate"}
 
 
@@ -121,6 +122,7 @@ def curve_rows(sweep: SweepRecord, colours: Colours) -> list[CurveRow]:
         terms = Colours(None, list(dict.fromkeys(t for s in sweep.trained if len(_terms(s)) > 1 for t in _terms(s))))
         panels = [panel for i, s in enumerate(sweep.trained) if (panel := _term_panel(s, f"terms{i}", terms))]
         rows += [CurveRow("Terms of the loss, unweighted", terms.legend(), panels)] if panels else []
+        rows += _figure_row(sweep)
     else:
         some = names[:MOST_CURVE_ROWS]
         rows = [
@@ -188,6 +190,28 @@ def _shared_value(sweep: SweepRecord, stage: StageRecord, axis: str) -> str:
 
 def _terms(stage: StageRecord) -> list[str]:
     return sorted(name.removeprefix(_TERM) for name in stage.curves if name.startswith(_TERM))
+
+
+def _figure_row(sweep: SweepRecord) -> list[CurveRow]:
+    """What strategies measure besides their terms: what is named GROUP/a and GROUP/b shares a panel."""
+    shown = [(stage, group, lines) for stage in sweep.trained for group, lines in _measured(stage).items()]
+    names = Colours(None, list(dict.fromkeys(line for *_, lines in shown for line in lines)))
+    panels = []
+    for i, (stage, group, metrics) in enumerate(shown):
+        lines = [plots.Line(n, plots.metric_line(stage.curves, m), names.of(n)) for n, m in metrics.items()]
+        panels.append(plots.curve_figure(lines, f"figures{i}", f"{stage.name}: {group}", share="top1" in group))
+    return [CurveRow("What a strategy measures of itself", names.legend(), panels)] if panels else []
+
+
+def _measured(stage: StageRecord) -> dict[str, dict[str, str]]:
+    """Metrics by group and line: a strategy's figures, and what of its parts is validated."""
+    found: dict[str, dict[str, str]] = {}
+    for metric in sorted(stage.curves):
+        group, _, line = metric.rpartition("/")
+        known = metric in _CURVES or metric in _UNDRAWN or metric.startswith(_TERM)
+        if (group.startswith("val/") or metric.startswith("train/")) and not known:
+            found.setdefault(metric if group == "train" else group, {})[line] = metric
+    return found
 
 
 def _term_panel(stage: StageRecord, name: str, colours: Colours) -> str:

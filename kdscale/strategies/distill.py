@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdscale.api import Batch, Losses, Outputs, Strategy, Taught, Term, Weighted
+from kdscale.api import Batch, Losses, Outputs, PluginConfig, Setting, Strategy, Taught, Term, Weighted
 from kdscale.nn.sides import total
 
 __all__ = ["Distill"]
@@ -29,6 +29,14 @@ class Distill(Strategy):
         self.terms = nn.ModuleDict({term.id: term.loss for term in every})
         self.modifiers = nn.ModuleDict({t.id: nn.ModuleList(t.modifiers) for t in every if t.modifiers})
 
+    @classmethod
+    def build(
+        cls, student: nn.Module, passes: Mapping[str, Sequence[Term]], config: PluginConfig, setting: Setting
+    ) -> Strategy:
+        """It has no options, and asks nothing of its stage."""
+        del config, setting
+        return cls(student, passes)
+
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
         """Run the student once and weigh the terms of one pass."""
         parts = self.weighted(batch, taught, pass_)
@@ -37,7 +45,10 @@ class Distill(Strategy):
 
     def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
         """Run the student once; each term of one pass with its weight at this step."""
-        answered: Outputs = self.student(batch.images)
+        return self.compared(self.student(batch.images), batch, taught, pass_)
+
+    def compared(self, answered: Outputs, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
+        """Each term of one pass, of what has been answered."""
         with torch.autocast(answered.logits.device.type, enabled=False):
             return [
                 Weighted(term.id, term.weight(batch.step), _value(term, answered, taught, batch))

@@ -120,7 +120,7 @@ class _StageRun:
         evaluator = parts.evaluator("val")
         loop = Loop(
             train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,
-            loader=parts.batches, meter=Meter(terms, self.device, parts.engine.unwrapped.figures),
+            loader=parts.batches, meter=Meter(terms, self.device, parts.assembled.strategy.figures),
             tracker=None, device=self.device, stop=self.stop, keep=[k for k in self.definition["keep"] if ":" in k],
             save=lambda state: self._save(parts, loop), validate=None, test=None,
             snapshot=lambda selector: self._snapshot(parts, selector),
@@ -153,7 +153,8 @@ class _StageRun:
 
     def _evaluated(self, parts: Parts, evaluator: Evaluator, precision: str) -> Figures | None:
         with parts.exported_weights():
-            return evaluator(parts.network, precision=precision, interrupted=self.stop.agreed)
+            network = parts.assembled.strategy.evaluated()
+            return evaluator(network, precision=precision, interrupted=self.stop.agreed)
 
     def _snapshot(self, parts: Parts, selector: str) -> None:
         """Write the weights as they are evaluated and exported, and record their hash."""
