@@ -56,6 +56,24 @@ class Twice(Chain):
         return super().forward(images)
 
 
+class Pairs(Chain):
+    """Its first part gives two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(self.pair(images)[0])
+
+
+class Pair(nn.Module):
+    """Gives what it gets, twice."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
 class Picky(Chain):
     """Does not take the images where its first part's features belong."""
 
@@ -99,7 +117,7 @@ def test_the_part_behind_goes_on_from_the_features_it_is_handed(split: str) -> N
 def test_features_are_held_only_while_networks_are_asked() -> None:
     handed, feature = Handed(), torch.ones(2)
     with handed.over(feature):
-        assert handed(images()) is feature
+        assert handed(images()).data_ptr() == feature.data_ptr()
     with pytest.raises(ShapeError, match="without the features"):
         handed(images())
 
@@ -112,6 +130,7 @@ def test_features_are_held_only_while_networks_are_asked() -> None:
         (Picky, "stage2", "does not run from stage2 on"),
         (Chain, "head", "nothing is left to branch"),
         (Chain, "inner", "is silent"),
+        (Pairs, "pair", "gives a tuple, not a tensor"),
     ],
 )
 def test_a_network_that_cannot_be_cut_there_is_refused(model: type[Chain], split: str, said: str) -> None:

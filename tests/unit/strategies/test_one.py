@@ -36,7 +36,7 @@ def tail(name: str) -> bool:
     return name.startswith(("stage3.", "head."))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 3))
 def test_shares_are_positive_and_add_up_to_one_and_weigh_the_logits(branches: int, step: int) -> None:
     answered = ensemble(branches=branches).answered(seen(step).images)
@@ -264,3 +264,18 @@ def test_terms_with_a_teacher_are_taken_of_every_branch() -> None:
 def test_it_is_a_network_of_the_stage_that_makes_it() -> None:
     assert isinstance(ensemble(branches=2).student, Network)
     assert OnTheFlyEnsemble.most_zero_stage == 3
+
+
+def test_with_one_branch_at_half_the_scale_it_trains_as_cross_entropy_does_bit_for_bit() -> None:
+    config = TrainConfig(epochs=1, precision="fp32", lr=0.1)
+    found = []
+    for strategy in (ensemble(branches=1, loss_scale=0.5), Distill(fresh("student"), {"main": [ce()]}).train()):
+        engine = DdpEngine(strategy, config, steps_per_epoch=STEPS)
+        for step in range(STEPS):
+            engine.update(engine.forward(seen(step), {}, "main").total)
+            engine.end_step(step)
+        found.append(strategy.student.state_dict())
+    ours, plain = found
+    assert [name for name, value in plain.items() if not torch.equal(ours[name], value)] == []
+    assert ours.keys() == plain.keys()
+    assert not torch.equal(ours["model.head.weight"], fresh("student").model.head.weight)
