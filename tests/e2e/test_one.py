@@ -30,7 +30,7 @@ def one(**options: Any) -> dict[str, Any]:
 
 
 def written(folder: Path, stages: dict[str, Any]) -> Path:
-    data = SMALL_DATA | {"options": SMALL_DATA["options"] | {"train_rows": 144}}
+    data = SMALL_DATA | {"options": SMALL_DATA["options"] | {"train_rows": 144}, "loader": "torch"}
     document = {
         "name": "one",
         "data": data,
