@@ -291,6 +291,8 @@ def test_the_shipped_config_can_be_planned(tmp_path: Path) -> None:
     plan = make_plan(load(CONFIG), Root(tmp_path))
     baseline, student = (plan.stages[digest] for digest in plan.trials[0].stages.values())
     assert student.cost.params == baseline.cost.params
+    assert student.cost.flops == baseline.cost.flops
+    assert 1.5 < student.cost.train_flops / baseline.cost.train_flops < 2  # the last stage, three times
     assert student.definition["frozen"] == []
 
 
