@@ -66,9 +66,7 @@ class OnTheFlyEnsemble(Distill):
         self.others = nn.ModuleList(
             behind(_network(setting, part), split, setting.size, self.handed) for part in parts[1:]
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed_of("init", setting.seed, "gate"))
-            self.gate = nn.Sequential(nn.Linear(shape[0], config.branches), nn.BatchNorm1d(config.branches), nn.ReLU())
+        self.gate = _gate(shape[0], config.branches, setting.seed)
         kd = plugins.load("losses", "kd")
         self.distillation = kd(kd.Config(temperature=config.temperature), Shapes(classes=0))
         self.beside = (*parts, "ensemble")
@@ -169,6 +167,13 @@ def _network(setting: Setting, part: str) -> Network:
     network = setting.fresh(part)
     assert isinstance(network, Network)
     return network
+
+
+def _gate(channels: int, branches: int, seed: int) -> nn.Sequential:
+    """What weighs branches by the pooled features, up to the softmax; its initial weights by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_of("init", seed, "gate"))
+        return nn.Sequential(nn.Linear(channels, branches), nn.BatchNorm1d(branches), nn.ReLU())
 
 
 def _gate_figures(log_gate: Float[Tensor, "B M"]) -> dict[str, Tensor]:

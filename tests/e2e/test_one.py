@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from kdscale.config.load import load
+from kdscale.errors import KDScaleError
 from kdscale.jobs.inline import run_inline
 from kdscale.jobs.prepare import prepare_folders
 from kdscale.pipeline.artifacts import Root
@@ -65,7 +66,34 @@ def test_one_stage_from_config_to_results(tmp_path: Path) -> None:
     assert all(term["gradient_norm"] > 0 for term in first)
 
 
-ENSEMBLE = ["stages.student.strategy=one", "stages.student.options.branches=3", "data.options.size=24"]
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pipelines" / "one.yaml"
+
+
+def test_the_shipped_config_can_be_planned(tmp_path: Path) -> None:
+    plan = make_plan(load(CONFIG), Root(tmp_path))
+    baseline, student = (plan.stages[digest] for digest in plan.trials[0].stages.values())
+    assert student.cost.params == baseline.cost.params
+    assert student.cost.flops == baseline.cost.flops
+    assert 1.5 < student.cost.train_flops / baseline.cost.train_flops < 2  # the last stage, three times
+    assert student.definition["frozen"] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("options.branchs=4", "stages.student.options.branchs: unknown key; did you mean branches?"),
+        ("options.branches=0", "stages.student.options.branches: Input should be greater than or equal to 1"),
+        ("options.split_at=stage9", "stages.student: ResNetCifar has no tap stage9; did you mean stage3"),
+        ("options.split_at=head", "stages.student: split_at: head is the end of ResNetCifar"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_it_is_planned(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(KDScaleError) as refused:
+        make_plan(load(CONFIG, [f"stages.student.{override}"]), Root(tmp_path))
+    assert said in str(refused.value)
+
+
+ENSEMBLE = ["stages.student.strategy=one", "stages.student.options.branches=3", "train.epochs=2"]
 
 
 @MATRIX

@@ -14,14 +14,10 @@ from torch.nn import functional as F
 
 from kdscale import plugins
 from kdscale.api import Batch, Setting, Shapes, Strategy, Term
-from kdscale.config.load import load
 from kdscale.config.schema import TrainConfig
 from kdscale.engines.ddp import DdpEngine
-from kdscale.errors import ConfigError, KDScaleError, ShapeError
+from kdscale.errors import ConfigError, ShapeError
 from kdscale.losses.ce import CrossEntropy
-from kdscale.nn.network import Network
-from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.plan import make_plan
 from kdscale.strategies.distill import Distill
 from kdscale.strategies.one import OnTheFlyEnsemble
 from kdscale.train.evaluate import Evaluator
@@ -264,11 +260,6 @@ def test_terms_with_a_teacher_are_taken_of_every_branch() -> None:
     torch.testing.assert_close(got, expected.detach())  # type: ignore[union-attr]
 
 
-def test_it_is_a_network_of_the_stage_that_makes_it() -> None:
-    assert isinstance(ensemble(branches=2).student, Network)
-    assert OnTheFlyEnsemble.most_zero_stage == 3
-
-
 def test_with_one_branch_at_half_the_scale_it_trains_as_cross_entropy_does_bit_for_bit() -> None:
     config = TrainConfig(epochs=1, precision="fp32", lr=0.1)
     found = []
@@ -282,30 +273,3 @@ def test_with_one_branch_at_half_the_scale_it_trains_as_cross_entropy_does_bit_f
     assert [name for name, value in plain.items() if not torch.equal(ours[name], value)] == []
     assert ours.keys() == plain.keys()
     assert not torch.equal(ours["model.head.weight"], fresh("student").model.head.weight)
-
-
-CONFIG = Path(__file__).resolve().parents[3] / "configs" / "pipelines" / "one.yaml"
-
-
-def test_the_shipped_config_can_be_planned(tmp_path: Path) -> None:
-    plan = make_plan(load(CONFIG), Root(tmp_path))
-    baseline, student = (plan.stages[digest] for digest in plan.trials[0].stages.values())
-    assert student.cost.params == baseline.cost.params
-    assert student.cost.flops == baseline.cost.flops
-    assert 1.5 < student.cost.train_flops / baseline.cost.train_flops < 2  # the last stage, three times
-    assert student.definition["frozen"] == []
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("options.branchs=4", "stages.student.options.branchs: unknown key; did you mean branches?"),
-        ("options.branches=0", "stages.student.options.branches: Input should be greater than or equal to 1"),
-        ("options.split_at=stage9", "stages.student: ResNetCifar has no tap stage9; did you mean stage3"),
-        ("options.split_at=head", "stages.student: split_at: head is the end of ResNetCifar"),
-    ],
-)
-def test_what_does_not_fit_is_refused_when_it_is_planned(tmp_path: Path, override: str, said: str) -> None:
-    with pytest.raises(KDScaleError) as refused:
-        make_plan(load(CONFIG, [f"stages.student.{override}"]), Root(tmp_path))
-    assert said in str(refused.value)
