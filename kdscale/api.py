@@ -111,12 +111,9 @@ class Batch:
         return replace(self, records={k: change(v) for k, v in self.records.items()}, **new)
 
 
-# --------------------------------------------------------------------------- networks
-
-
 @dataclass(frozen=True)  # without slots, as Losses: ZeRO 3 looks for tensors in what a module gives by vars()
 class Outputs:
-    """What a network answers: logits, and the tapped features in the order the taps were asked for."""
+    """What a network answers: logits, the tapped features in the order asked for, and of what is `Strategy.beside`."""
 
     logits: Float[Tensor, "B C"]
     features: list[Tensor] = field(default_factory=list)
@@ -124,6 +121,7 @@ class Outputs:
     """The images (B, K, H, W) in [0, 1], a leaf of the logits' graph, where a term differentiates by them."""
     top: Int64[Tensor, "B"] | None = field(default=None, kw_only=True)
     """The class that it holds most probable, where logits were completed from a record and may not tell."""
+    beside: Mapping[str, Float[Tensor, "B C"]] = field(default_factory=dict, kw_only=True)
 
     def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
         """For a loss that divides by `temperature`, the student's logits by `own`: a part record is completed."""
@@ -157,6 +155,7 @@ class Teacher(Protocol):
         """Hash of parameters and buffers: equal before and after a stage."""
 
 
+BatchIterator = Iterator[Batch]
 Taught = Mapping[str, Outputs]
 """Teachers' answers to one batch, by teacher name."""
 
@@ -281,6 +280,9 @@ class Losses:
 class Strategy(nn.Module):
     """The one trained module: the student and every trainable part of its terms."""
 
+    class Config(PluginConfig):
+        """Options, with the defaults of the source."""
+
     revision: ClassVar[int] = 1
     student: nn.Module
     passes: tuple[str, ...] = ("main",)
@@ -289,13 +291,16 @@ class Strategy(nn.Module):
     """How far its state can be sharded: 0 says that parts train in turns, the same ones on all ranks."""
     figures: Sequence[str] = ()
     """What it measures besides its terms, at every step in one of its passes: logged as train/NAME, a mean."""
+    beside: Sequence[str] = ()
+    """What of `evaluated` has an accuracy of its own: measured with the student's, as SPLIT/top1_of/NAME."""
 
-    class Config(PluginConfig):
-        """Options."""
+    def evaluated(self) -> nn.Module:
+        """What answers held-out images with Outputs: the student, which is what is exported in any case."""
+        return self.student
 
     @classmethod
     def build(cls, student: nn.Module, passes: Mapping[str, Sequence[Term]], config: Any, stage: Any) -> Strategy:
-        """Make it for a stage; `stage` is a `nn.stage_parts.StageParts`."""
+        """Make it for a stage, of which `stage` is a `nn.stage_parts.StageParts`. Raises: ConfigError, ShapeError."""
         return cls(student, passes)
 
     def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
@@ -317,9 +322,6 @@ class Strategy(nn.Module):
     def recalibration(self, step: int) -> int:
         """Batches that measure the student's BatchNorm anew to be evaluated after `step` steps; 0: as it is."""
         return 0
-
-
-# --------------------------------------------------------------------------- engine, tracker
 
 
 @runtime_checkable
@@ -371,6 +373,3 @@ class Tracker(Protocol):
         """Make everything durable; returns the spool's length in bytes."""
 
     def close(self) -> None: ...
-
-
-BatchIterator = Iterator[Batch]

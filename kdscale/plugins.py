@@ -147,7 +147,7 @@ def options(kind: str, name: str) -> Mapping[str, Any] | None:
         return _of_constructor(cls)
     config = next((node for node in cls.body if isinstance(node, ast.ClassDef) and node.name == "Config"), None)
     if config is None:
-        return {} if kind in ("losses", "modifiers") else None
+        return {} if kind in ("losses", "modifiers", "strategies") else None
     if [ast.unparse(base) for base in config.bases] != ["PluginConfig"]:
         return None
     fields = [node for node in config.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]

@@ -37,7 +37,7 @@ def identity(spec: StageSpec) -> dict[str, Any]:
     """
     found = _fields(spec)
     found["student"] = _student(spec.student)
-    for key, value in (("teachers", {role: _taken(ref) for role, ref in spec.teachers.items()}), *_terms(spec)):
+    for key, value in (("teachers", {role: _taken(ref) for role, ref in spec.teachers.items()}), *_chosen(spec)):
         found.pop(key, None)
         found |= {key: value} if value else {}
     if spec.init_from is not None:
@@ -113,6 +113,13 @@ def _taken(ref: TeacherRef) -> dict[str, Any]:
     part = (ref.from_ or "").partition("#")[2]
     found = {k: v for k, v in _fields(ref).items() if k not in ("from", "weights")}
     return found | ({"part": part} if part else {}) | ({"mean": ref.shares} if ref.mean else {})
+
+
+def _chosen(spec: StageSpec) -> list[tuple[str, Any]]:
+    """What the stage sets of its strategy's options, and its terms."""
+    defaults = plugins.options("strategies", spec.strategy) or {}
+    options = {k: v for k, v in _plain(spec.options).items() if not _is_default(v, defaults.get(k, _NONE))}
+    return [("options", options), *_terms(spec)]
 
 
 def _terms(spec: StageSpec) -> list[tuple[str, Any]]:

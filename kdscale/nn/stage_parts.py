@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kdscale.config.schema import TrainConfig
@@ -20,3 +20,7 @@ class StageParts:
     train: TrainConfig
     seed: int
     total_steps: int
+    size: int
+    """Pixels a side of the views."""
+    fresh: Callable[[str], Network]
+    """Another network like the student, with initial weights of its own by the name of the part that it is."""

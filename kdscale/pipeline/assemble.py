@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -90,9 +91,7 @@ def assemble(
     Raises:
         ConfigError, PluginError, TapError, ShapeError: with the key path in the stage.
     """
-    where = f"stages.{spec.name}"
-    size = image_size(spec, info)
-    every = spec.terms
+    size, every = image_size(spec, info), spec.terms
     only = next(iter(parents)) if len(parents) == 1 else None
     wanted = wanted_taps(every, only)
     wanted |= {role: ["pooled"] for role, ref in spec.teachers.items() if ref.cache is not None and ref.cache.pooled}
@@ -105,19 +104,12 @@ def assemble(
             teachers[name] = teacher_network(parent, info, size, wanted.get(name, []))
             shapes[name] = teachers[name].tap_shapes(size)
     seen = _Seen(spec, info, wanted, student_shapes, shapes, teachers, total_steps, train_rows)
-    passes = {}
-    for pass_, terms in spec.passes.items():
-        built = []
-        for term in terms:
-            at = f"{where}.losses.{term.id}" if pass_ == "main" else f"{where}.passes.{pass_}.{term.id}"
-            if term.teacher is not None and term.teacher not in spec.teachers:
-                have = ", ".join(spec.teachers)
-                raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({have})")
-            built.append(_term(term, at, seen))
-        passes[pass_] = with_drops(built, spec.drop, spec.seed)
-    refuse_accumulation(spec, passes, where)
+    passes = _passes(spec, seen)
+    refuse_accumulation(spec, passes, f"stages.{spec.name}")
     ask_for_pixels(spec, network, teachers, every)
-    strategy = _strategy(spec, network, passes, StageParts(teachers, spec.train, spec.seed, total_steps))
+    fresh = partial(build_network, spec.student, info, size, seed=spec.seed, plugins=spec.plugins)
+    stage = StageParts(teachers, spec.train, spec.seed, total_steps, size, lambda part: fresh(part=part))
+    strategy = _strategy(spec, network, passes, stage)
     ensembles = [Ensemble(name, ref.shares, ref.of) for name, ref in spec.teachers.items() if ref.mean is not None]
     virtual = [
         VirtualTeacher(name, info.classes, ref.virtual)
@@ -258,9 +250,21 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
     return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at, cls.temperatures(config))
 
 
-def _strategy(
-    spec: StageSpec, student: Network, passes: Mapping[str, Sequence[Term]], stage: StageParts
-) -> Strategy:  # fmt: skip
+def _passes(spec: StageSpec, seen: _Seen) -> dict[str, list[Term]]:
+    passes = {}
+    for pass_, terms in spec.passes.items():
+        built = []
+        for term in terms:
+            at = f"stages.{spec.name}.{'losses' if pass_ == 'main' else f'passes.{pass_}'}.{term.id}"
+            if term.teacher is not None and term.teacher not in spec.teachers:
+                have = ", ".join(spec.teachers)
+                raise ConfigError(f"{at}.teacher: {term.teacher} is no teacher of this stage ({have})")
+            built.append(_term(term, at, seen))
+        passes[pass_] = with_drops(built, spec.drop, spec.seed)
+    return passes
+
+
+def _strategy(spec: StageSpec, student: Network, passes: Mapping[str, Sequence[Term]], stage: StageParts) -> Strategy:
     cls: type[Strategy] = plugins.load("strategies", spec.strategy)
     return cls.build(student, passes, plugin_config(cls, spec.options, f"stages.{spec.name}.options"), stage)
 

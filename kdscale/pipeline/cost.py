@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 from kdscale.nn.modes import evaluating
-from kdscale.nn.network import Network
 
 __all__ = ["Cost", "conversion_cost", "fill_cost", "forward_flops", "training_cost", "training_rows"]
 
@@ -49,7 +49,7 @@ class Cost:
         return asdict(self)
 
 
-def forward_flops(network: Network, info: DatasetInfo, size: int) -> int:
+def forward_flops(network: nn.Module, info: DatasetInfo, size: int) -> int:
     """FLOPs of one image's forward pass, counted by torch on the real network."""
     images = torch.zeros(1, info.channels, size, size, dtype=torch.uint8)
     counter = _CountFlops()
@@ -89,7 +89,7 @@ def training_rows(spec: StageSpec, info: DatasetInfo) -> int:
 
 
 def training_cost(
-    spec: StageSpec, info: DatasetInfo, params: int, flops: int, teacher_flops: Mapping[str, int], kept: int
+    spec: StageSpec, info: DatasetInfo, params: int, flops: tuple[int, int], teacher_flops: Mapping[str, int], kept: int
 ) -> Cost:  # fmt: skip
     """Cost of a training stage.
 
@@ -97,7 +97,7 @@ def training_cost(
         spec: the resolved stage.
         info: its data.
         params: of the student.
-        flops: forward of the student, one image.
+        flops: forward, one image, of the student, and of it with what trains beside it.
         teacher_flops: forward of each of its teachers, one image.
         kept: snapshots that will be kept.
     """
@@ -112,9 +112,9 @@ def training_cost(
         epochs=train.epochs,
         images=steps * train.batch_size,
         params=params,
-        flops=flops,
+        flops=flops[0],
         teacher_flops=live + cached,
-        train_flops=steps * train.batch_size * (3 * flops * max(1, len(spec.passes)) + live),
+        train_flops=steps * train.batch_size * (3 * flops[1] * max(1, len(spec.passes)) + live),
         saved_flops=steps * train.batch_size * cached,
         bytes=checkpoints + kept * params * FLOAT_BYTES,
         inodes=STAGE_FILES + kept * SNAPSHOT_FILES + (train.keep_checkpoints + 1) * CHECKPOINT_FILES,

@@ -23,6 +23,8 @@ class DryRun:
     params: int
     flops: int
     """Forward, one image, of the student."""
+    flops_trained: int
+    """The same, with what trains beside the student."""
     teacher_flops: dict[str, int]
     """Of each teacher."""
     frozen: list[str]
@@ -63,9 +65,12 @@ def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent]) ->
             raise ConfigError(f"stages.{spec.name}.losses: a stage that trains needs at least one term")
         freeze(assembled.strategy, assembled.network, [], spec.train_only)
         frozen = dry_backward(assembled, info, size, f"stages.{spec.name}")
+    flops = forward_flops(assembled.network, info, size)
+    beside = assembled.strategy.beside
     return DryRun(
         params=sum(p.numel() for p in assembled.network.model.parameters()),
-        flops=forward_flops(assembled.network, info, size),
+        flops=flops,
+        flops_trained=forward_flops(assembled.strategy.evaluated(), info, size) if beside else flops,
         teacher_flops={name: forward_flops(teacher, info, size) for name, teacher in assembled.teachers.items()},
         frozen=frozen,
         model=phrase(spec),

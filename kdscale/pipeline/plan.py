@@ -127,7 +127,7 @@ class _Planner:
         fingerprint: str,
     ) -> PlannedStage:  # fmt: skip
         dry = self._dry_run(spec, parents, info)
-        cost = training_cost(spec, info, dry.params, dry.flops, dry.teacher_flops, kept=2)
+        cost = training_cost(spec, info, dry.params, (dry.flops, dry.flops_trained), dry.teacher_flops, kept=2)
         if spec.train.epochs and not cost.steps:
             rows = training_rows(spec, info)
             raise ConfigError(

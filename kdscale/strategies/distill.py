@@ -86,6 +86,10 @@ class Distill(Strategy):
         """Run the student once; each term of one pass with its weight at this step."""
         with _running_statistics(self.student) if pass_ in self._fixed_bn else nullcontext():
             answered: Outputs = self.student(batch.images)
+        return self.compared(answered, batch, taught, pass_)
+
+    def compared(self, answered: Outputs, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
+        """Each term of one pass, of what has been answered."""
         with torch.autocast(answered.logits.device.type, enabled=False):
             picks = picks_of(self._terms[pass_], taught, batch)
             return [

@@ -108,12 +108,14 @@ class Parts:
         EMA where on; buffers measured anew where the strategy asks for it, and averaged over ranks. Afterwards every
         rank has its own again, bit for bit; called by all ranks.
         """
-        buffers = dict(self.network.model.named_buffers())
+        strategy = self.assembled.strategy
+        held = strategy if strategy.beside else self.network.model
+        buffers = dict(held.named_buffers())
         own = {name: buffer.clone() for name, buffer in buffers.items()}
         with self.engine.averaged(), torch.no_grad():
             try:
                 self._recalibrate(step)
-                for name, mean in average_buffers(self.network.model).items():
+                for name, mean in average_buffers(held).items():
                     buffers[name].copy_(mean)
                 yield
             finally:
@@ -206,12 +208,14 @@ def _live(name: str, network: Network, spec: StageSpec, device: torch.device) ->
 
 def _make_ready(assembled: Assembled, spec: StageSpec, frozen: list[str], device: torch.device) -> None:
     """Freeze what does not train, synchronise BatchNorm if asked, and move to the device in its fast layout."""
-    strategy, network = assembled.strategy, assembled.network
-    freeze(strategy, network, frozen, spec.train_only)
+    strategy = assembled.strategy
+    freeze(strategy, assembled.network, frozen, spec.train_only)
     if spec.train.bn == "sync":
         to_sync_bn(strategy)
     strategy.to(device)
-    network.prepare(spec.train.channels_last, device)
+    for part in strategy.modules():
+        if isinstance(part, Network):
+            part.prepare(spec.train.channels_last, device)
     strategy.train()
     keep_frozen_in_eval(strategy)
 

@@ -44,6 +44,8 @@ class Figures:
     """Mean KL(teacher ‖ student) at temperature 1."""
     teacher_top1: dict[str, float] = field(default_factory=dict)
     """What each teacher gets right itself; of an ensemble it is known from nowhere else."""
+    top1_of: dict[str, float] = field(default_factory=dict)
+    """Accuracy of what the network's answer holds beside its logits, by name."""
 
     def metrics(self, split: str) -> dict[str, float]:
         """Flat metrics under the split's name; fidelity is that to the first teacher."""
@@ -51,6 +53,7 @@ class Figures:
         for name, values in (("agreement", self.agreement), ("kl", self.kl)):
             if values:
                 flat[name] = next(iter(values.values()))
+        flat |= {f"top1_of/{name}": top1 for name, top1 in self.top1_of.items()}
         return {f"{split}/{name}": value for name, value in flat.items()}
 
 
@@ -85,13 +88,15 @@ class Evaluator:
 
         Args:
             network: answers a batch's images with Outputs; in eval mode for as long, each module back in its own after.
+                `beside`, if it has that, names what its answers hold beside their logits, alike on all ranks.
             precision: bf16 and fp16 run under autocast.
             interrupted: polled after each batch that every rank has; True ends the evaluation.
 
         Returns:
             The figures over all ranks, or None when interrupted.
         """
-        sums = _Sums(self._classes, [t.name for t in self._teachers], self._device)
+        beside: Sequence[str] = getattr(network, "beside", ())
+        sums = _Sums(self._classes, [t.name for t in self._teachers], self._device, beside)
         with torch.no_grad(), evaluating(network):
             polls = 0
             for index, batch in enumerate(self._loader):
@@ -100,6 +105,7 @@ class Evaluator:
                 with autocast_of(precision, self._device):
                     answered: Outputs = network(moved.images)
                 sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
+                sums.add_beside(answered.beside, moved.labels)
                 if interrupted is not None and index < polls and interrupted(index):
                     return None
         return sums.figures()
@@ -118,12 +124,13 @@ class Evaluator:
 class _Sums:
     """Sums over samples, on the device, in float64 so that their order hardly matters."""
 
-    def __init__(self, classes: int, teachers: Sequence[str], device: torch.device) -> None:
-        self._teachers = list(teachers)
+    def __init__(self, classes: int, teachers: Sequence[str], device: torch.device, beside: Sequence[str]) -> None:
+        self._teachers, self._beside = list(teachers), list(beside)
         self._classes = classes
         self._scalars = torch.zeros(4 + 3 * len(self._teachers), dtype=torch.float64, device=device)
         self._bins = torch.zeros(3, ECE_BINS, dtype=torch.float64, device=device)
         self._by_class = torch.zeros(2, classes, dtype=torch.float64, device=device)
+        self._right_beside = torch.zeros(len(self._beside), dtype=torch.float64, device=device)
 
     def add(
         self, logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"], taught: Mapping[str, Float[Tensor, "B C"]]
@@ -145,8 +152,12 @@ class _Sums:
         self._by_class[0].index_add_(0, labels, torch.ones_like(right))
         self._by_class[1].index_add_(0, labels, right)
 
+    def add_beside(self, beside: Mapping[str, Float[Tensor, "B C"]], labels: Int64[Tensor, "B"]) -> None:
+        for index, name in enumerate(self._beside):
+            self._right_beside[index] += (beside[name].argmax(dim=1) == labels).sum()
+
     def figures(self) -> Figures:
-        for tensor in (self._scalars, self._bins, self._by_class):
+        for tensor in (self._scalars, self._bins, self._by_class, *([self._right_beside] if self._beside else [])):
             ranks.sum_(tensor)
         count, right, within5, nll, *taught = self._scalars.tolist()
         count = max(1.0, count)
@@ -166,6 +177,7 @@ class _Sums:
             agreement=agreement,
             kl=kl,
             teacher_top1=theirs,
+            top1_of={name: r / count for name, r in zip(self._beside, self._right_beside.tolist(), strict=True)},
         )
 
 

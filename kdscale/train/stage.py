@@ -153,7 +153,8 @@ class _StageRun:
 
     def _evaluated(self, parts: Parts, step: int, evaluator: Evaluator, precision: str) -> Figures | None:
         with parts.exported_weights(step):
-            return evaluator(parts.network, precision=precision, interrupted=self.stop.agreed)
+            network = parts.assembled.strategy.evaluated()
+            return evaluator(network, precision=precision, interrupted=self.stop.agreed)
 
     def _snapshot(self, parts: Parts, step: int, selector: str) -> None:
         """Write the weights as they are evaluated and exported, and record their hash."""

@@ -104,7 +104,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def options() -> dict[str, dict[str, Any]]:
     """Defaults of the options that plug-ins have."""
     found = {}
-    for kind in ("losses", "modifiers", "models"):
+    for kind in ("losses", "modifiers", "strategies", "models"):
         for name in plugins.available(kind):
             known = {k: _readable(v) for k, v in (plugins.options(kind, name) or {}).items()}
             found[f"{kind}.{name}"] = {"revision": plugins.load(kind, name).revision, "options": known}

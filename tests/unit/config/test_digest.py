@@ -54,12 +54,12 @@ def test_options_of_plugins_keep_their_defaults_within_a_revision() -> None:
 
 BASE = (
     f"{STUDENT}, teachers: {{t: {{from: teacher}}}}, losses: [{{name: ce}}, {{name: kd}}], "
-    "data: {augment: {flip: true}}, options: {branches: 3}"
+    "data: {augment: {flip: true}}, strategy: one, options: {branches: 2}"
 )
 OTHER: dict[str, Any] = {
     "data.augment.resized_crop": {}, "data.augment.jitter": {}, "data.options": {"classes": 3}, "data.name": "mnist",
-    "train.milestones": [0.1], "train.grad_clip": 1.0, "train.ema": 0.5, "train_only": ["head"], "strategy": "one",
-    "options": {"branches": 2}, "variant": {"engine.processes": 2}, "export": {"format": "onnx"}, "seed": 5,
+    "train.milestones": [0.1], "train.grad_clip": 1.0, "train.ema": 0.5, "train_only": ["head"], "strategy": "distill",
+    "options": {"branches": 4}, "variant": {"engine.processes": 2}, "export": {"format": "onnx"}, "seed": 5,
     "student.strict": ["head"], "student.class_names": ["a", "b"], "student.class_map": [1, 0],
     "student.taps": {"a": "b"},
     "student.weights_hash": "ab", "student.weights": None, "student.input.mean": [0.5], "student.input.std": [0.5],
@@ -149,6 +149,7 @@ def test_terms_arguments_and_selectors_are_part_of_it(other: str) -> None:
         BASE.replace("depth: 8", "depth: 8.0"),
         BASE.replace("flip: true", "flip: true, crop: 0"),
         BASE + ", train: {lr: 0.1, momentum: 0.9}, seed: 0",
+        BASE.replace("branches: 2", "branches: 2.0, temperature: 3, split_at: null"),
         BASE + ", expect: {top1: 0.3}, resources: {time_min: 3}, engine: {processes: 2}",
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from kdscale.report import first_look, graph, panels, plots
+from kdscale.report.groups import layout_of
 from kdscale.report.records import SweepRecord
 from tests.fake_report_runs import (
     ASSISTANT,
@@ -48,6 +49,32 @@ def test_a_figure_follows_the_theme_and_says_names_when_hovered() -> None:
     assert all(i.startswith("fig-") for i in re.findall(r'\bid="([^"]+)"', svg))
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
     assert used <= set(re.findall(r'\bid="([^"]+)"', svg))
+
+
+def test_what_a_strategy_measures_is_drawn_a_group_a_panel(tmp_path: Path) -> None:
+    folder = takd(tmp_path)
+    sweep = SweepRecord(folder)
+    colours = panels.colours_of(sweep, layout_of(sweep))
+    plain = panels.curve_rows(sweep, colours)
+    assert "What a strategy measures of itself" not in [row.title for row in plain]
+    measured = {"train/gate/a": 0.25, "train/gate/b": 0.75, "train/p_student": 0.5, "val/top1_of/b": 0.875}
+    [*_, student] = sweep.trained
+    for step in (1, 2):
+        line = {"step": step, "epoch": float(step), "metrics": measured}
+        with (student.folder / "metrics.jsonl").open("a") as spool:
+            spool.write(json.dumps(line) + "\n")
+
+    sweep = SweepRecord(folder)
+    *others, row = panels.curve_rows(sweep, colours)
+
+    assert [other.title for other in others] == [other.title for other in plain]
+    assert [word for _, word in row.legend] == ["a", "b", "p_student"]
+    gate, alone, top1 = row.panels
+    assert "a: 0.25 at epoch 2" in gate
+    assert "b: 0.75 at epoch 2" in gate
+    assert f"{student.name}: train/gate" in gate
+    assert "p_student: 0.5 at epoch 2" in alone
+    assert "b: 87.5 at epoch 2" in top1
 
 
 def test_long_curves_are_thinned_and_keep_their_end() -> None:

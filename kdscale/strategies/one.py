@@ -1,0 +1,176 @@
+"""On-the-fly native ensemble: branches on one trunk learn from the labels and from their own gated ensemble.
+
+Source: Lan, Zhu, Gong, "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018, arXiv:1806.04606,
+equations 3 to 8; the gate's layers, the ramp-up and the detached target as in the authors' code.
+Deviation: the target has no 1e-7 added. Branch 0, and no other, is the student: an ordinary network that is exported
+and loads anywhere. Where a stage has more terms than cross-entropy, each is taken of every branch and the ensemble.
+Reduction: each branch and the ensemble by the term's own; the distillation is summed over branches, mean over samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdscale import plugins
+from kdscale.api import Batch, Losses, Outputs, PluginConfig, Shapes, Strategy, Taught, Term, Weighted
+from kdscale.draws import seed_of
+from kdscale.errors import ConfigError, ShapeError
+from kdscale.nn.cut import Handed, before_last_stage, behind, catching, check_cut
+from kdscale.nn.network import Network
+from kdscale.nn.precision import at_least_fp32
+from kdscale.nn.sides import total
+from kdscale.nn.stage_parts import StageParts
+from kdscale.nn.sync_bn import needs_two_values
+from kdscale.strategies.distill import Distill
+
+__all__ = ["OnTheFlyEnsemble"]
+
+DISTILLATION = "distillation"
+"""Name of the term between the ensemble and its branches."""
+
+
+class OnTheFlyEnsemble(Distill):
+    """Trains a network with further branches behind a shared trunk; their gated mean teaches all of them."""
+
+    class Config(PluginConfig):
+        """Options."""
+
+        branches: int = Field(3, ge=1, le=16, description="the student's own among them")
+        split_at: str | None = Field(None, description="tap or module that is shared last; default: last stage but one")
+        temperature: float = Field(3.0, gt=0)
+        ramp: float = Field(
+            0.27, ge=0, le=1, description="share of the steps over which the distillation rises; 0: none"
+        )
+        loss_scale: float = Field(1.0, gt=0, description="factor of all terms; 0.5 with one branch is the terms alone")
+
+    def __init__(
+        self, student: Network, passes: Mapping[str, Sequence[Term]], config: Config, stage: StageParts
+    ) -> None:
+        super().__init__(student, passes)
+        _refuse(passes)
+        self.config = config
+        self._rise = config.ramp * stage.total_steps
+        split = config.split_at or before_last_stage(student.model)
+        shape = check_cut(stage.fresh("student"), split, stage.size)
+        if len(shape) not in (1, 3):
+            raise ShapeError(f"options.split_at: the gate reads maps (C, H, W) or features (C), not {list(shape)}")
+        self.handed, self._shared = Handed(), catching(student, split)
+        parts = [f"branch{i}" for i in range(config.branches)]
+        self.others = nn.ModuleList(behind(stage.fresh(part), split, stage.size, self.handed) for part in parts[1:])
+        self.gate = _gate(shape[0], config.branches, stage.seed)
+        kd = plugins.load("losses", "kd")
+        self.distillation = kd(kd.Config(temperature=config.temperature), Shapes(classes=0))
+        self.beside = (*parts, "ensemble")
+        self.figures = (DISTILLATION, "gate/entropy", *(f"gate/{part}" for part in parts))
+
+    @classmethod
+    def build(cls, student: Any, passes: Mapping[str, Sequence[Term]], config: Any, stage: StageParts) -> Strategy:
+        """Give a student its further branches. Raises: ConfigError, ShapeError, TapError."""
+        return cls(student, passes, config, stage)
+
+    def forward(self, batch: Batch, taught: Taught, pass_: str) -> Losses:
+        """Run the trunk once and every branch, and add up their terms."""
+        answered = self.answered(batch.images)
+        parts = self._parts(answered, batch, taught, pass_)
+        terms = {part.id: part.value.detach() for part in parts}
+        figures = {DISTILLATION: terms.pop(DISTILLATION), **_gate_figures(answered.log_gate.detach())}
+        return Losses(total([part.weight * part.value for part in parts]), terms, figures)
+
+    def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
+        """Each term, summed over branches and ensemble, and the distillation, with their weights at this step."""
+        return self._parts(self.answered(batch.images), batch, taught, pass_)
+
+    def evaluated(self) -> nn.Module:
+        """The student, with the other branches and the ensemble beside it."""
+        return _Whole(self)
+
+    def answered(self, images: Tensor) -> Answers:
+        """The student's answer, and beside it that of each branch and of the ensemble. Raises: ShapeError."""
+        student: Outputs = self.student(images)
+        shared = self._shared.take()
+        with self.handed.over(shared):
+            logits = [student.logits, *(other(images).logits for other in self.others)]
+        with torch.autocast(images.device.type, enabled=False):
+            logits = [at_least_fp32(one) for one in logits]
+            log_gate = self._log_gate(at_least_fp32(shared))
+            ensemble = (torch.stack(logits, 1) * log_gate.exp()[:, :, None]).sum(1)
+        beside = dict(zip(self.beside, [*logits, ensemble], strict=True))
+        return Answers(student.logits, student.features, student.pixels, beside=beside, log_gate=log_gate)
+
+    def ramp(self, step: int) -> float:
+        """Weight of the distillation: exp(-5 (1 - t)²) until t, the share of the ramp that is over, is 1."""
+        done = min(1.0, step / self._rise) if self._rise else 1.0
+        return math.exp(-5.0 * (1.0 - done) ** 2)
+
+    def _log_gate(self, shared: Float[Tensor, "B D *space"]) -> Float[Tensor, "B M"]:
+        """Logarithms of each branch's share in the ensemble, by sample."""
+        linear, norm, relu = self.gate
+        scores = linear(shared.flatten(2).mean(2) if shared.dim() > 2 else shared)
+        needs_two_values("strategy one (the gate)", scores, self.gate)
+        return torch.log_softmax(relu(norm(scores)), 1)
+
+    def _parts(self, answered: Answers, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
+        *branches, ensemble = (Outputs(logits) for logits in answered.beside.values())
+        each = [self.compared(one, batch, taught, pass_) for one in (*branches, ensemble)]
+        scale = self.config.loss_scale
+        terms = [
+            Weighted(t[0].id, scale * t[0].weight, total([one.value for one in t])) for t in zip(*each, strict=True)
+        ]
+        with torch.autocast(batch.images.device.type, enabled=False):
+            target = Outputs(ensemble.logits.detach())
+            apart = total([self.distillation(branch, target, batch).mean() for branch in branches])
+        return [*terms, Weighted(DISTILLATION, scale * self.ramp(batch.step), apart)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers(Outputs):
+    """What the branches answer, and how the gate weighs them."""
+
+    log_gate: Float[Tensor, "B M"]
+
+
+class _Whole(nn.Module):
+    """The strategy as a network from images to answers, with all its branches."""
+
+    def __init__(self, strategy: OnTheFlyEnsemble) -> None:
+        super().__init__()
+        self.strategy, self.beside = strategy, strategy.beside
+        self.training = strategy.training
+
+    def forward(self, images: Tensor) -> Answers:
+        return self.strategy.answered(images)
+
+
+def _refuse(passes: Mapping[str, Sequence[Term]]) -> None:
+    """Terms that cannot be taken of several answers to one batch."""
+    if list(passes) != ["main"]:
+        raise ConfigError("passes: strategy one makes one pass over a batch; give its terms as losses")
+    for term in passes["main"]:
+        if term.student_taps or term.loss.needs_input_grad:
+            raise ConfigError(f"losses.{term.id}: strategy one has a term of each branch's logits, not of features")
+        if term.loss.stateful:
+            raise ConfigError(f"losses.{term.id}: its memory is of one answer a step, and strategy one has several")
+        if term.id == DISTILLATION:
+            raise ConfigError(f"losses.{term.id}: strategy one has a term of this id; call yours something else")
+
+
+def _gate(channels: int, branches: int, seed: int) -> nn.Sequential:
+    """What weighs branches by the pooled features, up to the softmax; its initial weights by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_of("init", seed, "gate"))
+        return nn.Sequential(nn.Linear(channels, branches), nn.BatchNorm1d(branches), nn.ReLU())
+
+
+def _gate_figures(log_gate: Float[Tensor, "B M"]) -> dict[str, Tensor]:
+    """Mean weight of each branch, and mean entropy of the weights in nats."""
+    weights = log_gate.exp()
+    found = {"gate/entropy": -(weights * log_gate).sum(1).mean()}
+    return found | {f"gate/branch{i}": mean for i, mean in enumerate(weights.mean(0))}
