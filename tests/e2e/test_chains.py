@@ -45,7 +45,8 @@ def run(root: Root, config: Path, *overrides: str) -> Plan:
     """Run a config to its end in this process."""
     plan = make_plan(load(config, [*SMALL, *overrides]), root)
     prepare_folders(root, plan, retry_failed=False)
-    assert set(run_inline(root, plan, lambda line: None).values()) == {"done"}
+    states = run_inline(root, plan, lambda line: None)
+    assert set(states.values()) == {"done"}, {plan.stages[digest].name: state for digest, state in states.items()}
     return plan
 
 
