@@ -30,7 +30,7 @@ CASES = {
     "dgkd": ["dense.path=[r20,r14,r8]"],
     "gskd": ["grow.path=[r14,r8,r20]", "grow.rounds=2"],
     "rekd": ["stages.large.student.depth=14"],
-    "dekd": ["stages.teacher.student.depth=14", "stages.student.teachers.teacher.from=teacher@acc:0.01"],
+    "dekd": ["stages.teacher.student.depth=14", "stages.student.teachers.teacher.from=teacher@acc:0.05"],
     "tfkd_self": ["chain.networks.first.depth=8", "chain.networks.again.depth=8"],
 }
 
