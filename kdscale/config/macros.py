@@ -13,7 +13,8 @@ chain:
   cache: {views: 8}          its answers from disk
 
 A network's stage has its name, in round n > 1 of grow NAME_n. What the config itself says under stages.NAME lies over
-the expanded stage, key by key, terms by their ids; the first of the path may be a stage of the config's own.
+the expanded stage, key by key, terms by their ids; of a network that is not on the path it says nothing. The first of
+the path may be a stage of the config's own.
 `losses` are terms as in a stage. dense gives each guide a copy of every term that listens to a teacher, NAME_GUIDE; in
 grow such a term says `teacher: teacher` or `teacher: previous`, of whom the smallest network has none. `weight: rest`
 is what the other terms of the stage leave of 1; what would be below 0 is refused.
@@ -99,11 +100,13 @@ def expanded(layer: Layer) -> Layer:
     """
     made: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    known: set[str] = set()
     for key, model in MACROS.items():
         section = layer.values.get(key)
         if section is None:
             continue
         macro = validated(model, section, key)
+        known |= macro.networks.keys()
         _check_path(key, macro, layer.values.get("stages"))
         for stage in (one for one in _STAGES[key](macro, section["losses"]) if one.network in macro.networks):
             values, places = _written(stage, key, macro, section, layer)
@@ -114,7 +117,9 @@ def expanded(layer: Layer) -> Layer:
     rest = {key: value for key, value in layer.values.items() if key not in MACROS}
     if not made:
         return Layer(rest, layer.sources)
-    own = _over(rest.pop("stages", None) or {}, made)
+    stages = rest.pop("stages", None) or {}
+    beside = {n: one for n, one in stages.items() if n in made or n not in known or "student" in (one or {})}
+    own = _over(beside, made)
     return Layer({"stages": made}, sources).under(Layer(rest | own, layer.sources))
 
 

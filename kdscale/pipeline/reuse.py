@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from kdscale.errors import CacheError
 from kdscale.pipeline.artifacts import Root, StageFolder
@@ -43,7 +44,7 @@ def _changed(
     """Why a finished stage cannot be taken as it is; empty when it can."""
     state = folder.state()
     for selector in stage.definition.get("keep", []):
-        if not selector.startswith("acc:") and selector not in state.get("weights", {}):
+        if selector not in state.get("weights", {}) and _reached(selector, state.get("results") or {}):
             return f"its snapshot {selector} was not kept"
     for role, used in state.get("consumed", {}).items():
         digest, selector = stage.parents[role]
@@ -54,6 +55,12 @@ def _changed(
         if now != used:
             return f"{role} has other weights now than those it was made from"
     return ""
+
+
+def _reached(selector: str, results: Mapping[str, Any]) -> bool:
+    """Whether a finished stage came by a snapshot; one of an accuracy (acc:x) only where it got that far."""
+    kind, _, value = selector.partition(":")
+    return kind != "acc" or float(results.get("best_top1") or 0.0) >= float(value)
 
 
 def judge_fill(stage: PlannedStage, root: Root, teacher: PlannedStage, *, forced: bool) -> Reuse:

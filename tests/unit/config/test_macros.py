@@ -150,6 +150,13 @@ def test_a_path_is_swept(load_text: Loading) -> None:
     assert [list(trial.stages) for trial in trials] == [["r20", "r8"], ["r20", "r14", "r8"]]
 
 
+def test_what_is_said_of_a_network_waits_until_the_path_has_it(load_text: Loading) -> None:
+    own = "stages: {r14: {train: {epochs: 3}}}\n"
+    trials = load_text(CHAIN + own, "chain.path=[r20,r8],[r20,r14,r8]", whole=True).trials
+    assert list(trials[0].stages) == ["r20", "r8"]
+    assert trials[1].stages["r14"].train.epochs == 3
+
+
 def test_null_takes_a_macro_out(load_text: Loading) -> None:
     own = "stages: {alone: {student: {model: resnet_cifar}, losses: [{name: ce}]}}\n"
     assert list(stages(load_text, CHAIN + own, "chain=null")) == ["alone"]

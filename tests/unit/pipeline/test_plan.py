@@ -341,6 +341,14 @@ def test_a_snapshot_that_was_not_kept(plan: Planning, halfway: Root) -> None:
     assert "epoch:1 was not kept" in only(found, "ta").reuse.because
 
 
+def test_a_snapshot_of_an_accuracy_is_missing_only_where_it_was_reached(plan: Planning, halfway: Root) -> None:
+    folder = halfway.stage(only(plan(), "ta").digest)
+    assert folder is not None
+    folder.write_state(results={"best_top1": 0.8})
+    assert todo(plan(stages__student__teachers={"t": {"from": "ta@acc:0.8"}})) == ["ta", "student"]
+    assert todo(plan(stages__student__teachers={"t": {"from": "ta@acc:0.9"}})) == ["student"]  # it would not be again
+
+
 def test_finished_stages_of_another_root(plan: Planning, halfway: Root, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("KDSCALE_REUSE", str(halfway.path))
     config = tmp_path / "plan.yaml"
