@@ -10,8 +10,9 @@ from typing import Any
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 from kdscale.errors import ConfigError, KDScaleError
-from kdscale.pipeline.assemble import Parent, assemble, dry_backward, freeze, image_size
+from kdscale.pipeline.assemble import Parent, assemble, dry_backward, image_size
 from kdscale.pipeline.cost import forward_flops, training_rows
+from kdscale.pipeline.freezing import freeze
 
 __all__ = ["DryRun", "dry_run"]
 

@@ -65,7 +65,7 @@ class Distill(Strategy):
         measured = [
             f"{id_}/{name}" for found in self._measures.values() for id_, loss in found for name in loss.figures
         ]
-        self.figures = [*map(_figure, self._selecting), *measured]
+        self.figures = (*map(_figure, self._selecting), *measured)
         self.modifiers = nn.ModuleDict({t.id: nn.ModuleList(t.modifiers) for t in every if t.modifiers})
 
     @classmethod

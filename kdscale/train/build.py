@@ -27,7 +27,8 @@ from kdscale.nn.precision import autocast_of
 from kdscale.nn.sync_bn import average_buffers, measure_anew, to_sync_bn
 from kdscale.nn.weights import fit_tensors
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.assemble import Assembled, Parent, assemble, freeze, image_size, keep_frozen_in_eval
+from kdscale.pipeline.assemble import Assembled, Parent, assemble, image_size
+from kdscale.pipeline.freezing import freeze, keep_frozen_in_eval
 from kdscale.teachers.ensemble import Ensemble
 from kdscale.teachers.network import NetworkTeacher
 from kdscale.train.caches import RecordsAhead, TeacherCache, open_caches

@@ -95,8 +95,8 @@ PICKS = {"name": "misclassified"}
 
 def test_a_term_whose_modifier_judges_the_teacher_hears_it() -> None:
     heard = of_terms([{"name": "ce", "modifiers": [PICKS]}, {"name": "kd"}]).strategy
-    assert heard.figures == []  # the other term counts every sample
-    assert of_terms([{"name": "ce", "modifiers": [PICKS]}]).strategy.figures == ["picked/main"]
+    assert heard.figures == ()  # the other term counts every sample
+    assert of_terms([{"name": "ce", "modifiers": [PICKS]}]).strategy.figures == ("picked/main",)
 
 
 def test_several_teachers_are_told_apart_before_one_is_judged() -> None:
