@@ -28,6 +28,8 @@ CASES = [
     Case("ickd", {"reduction": "imagenet"}),
     Case("kd"),
     Case("kd", {}, [("zscore", {}), ("prime_aware", {})]),
+    Case("kd", {}, [("misclassified", {}), ("lift_target", {})]),
+    Case("kd", {}, [("misclassified", {"normalise": "batch"}), ("lift_target", {"rule": "swap"})]),
     Case("logits"),
     Case("nst"),
     Case("pad"),
