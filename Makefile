@@ -46,5 +46,6 @@ test-long: setup-test  ## the full fault matrices
 bench: setup-test  ## ratios to bare loops, written to benchmarks/results
 	$(PYTHON_IN) -m benchmarks.run
 
-readme: setup-test  ## rewrite README's table of methods
+readme: setup-test  ## rewrite README's tables of pipelines and methods
+	$(PYTHON_IN) docs/pipeline_table.py --write
 	$(PYTHON_IN) docs/method_table.py --write

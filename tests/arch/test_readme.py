@@ -17,6 +17,13 @@ def test_the_table_of_methods_is_up_to_date() -> None:
     assert written(README) == README, "run `make readme`"
 
 
+def test_the_table_of_pipelines_and_their_graphs_are_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "pipeline_table.py"))
+    assert made["written"](README) == README, "run `make readme`"
+    drawn = {path.stem: path.read_text() for path in (ROOT / "docs" / "pipelines").glob("*.svg")}
+    assert drawn == made["drawings"](), "run `make readme`"
+
+
 def test_every_file_it_links_to_exists() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links
