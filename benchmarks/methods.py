@@ -116,11 +116,12 @@ READING = (
 
 def _line(one: Compared) -> str:
     own = f"{100 * one.mean:.2f}" + (f" ± {100 * one.half:.2f}" if one.half is not None else "")
-    to_ce, to_kd = map(_shown, (one.to_ce, one.to_kd))
+    to_ce, to_kd = map(shown, (one.to_ce, one.to_kd))
     return f"| {one.method} | {len(one.top1)} | {own} | {to_ce} | {to_kd} | {one.wall_s:.0f} |"
 
 
-def _shown(found: Difference) -> str:
+def shown(found: Difference) -> str:
+    """In points."""
     mean, low, high = found
     ends = f" [{100 * low:+.2f}, {100 * high:+.2f}]" if low is not None and high is not None else ""
     return f"{100 * mean:+.2f}{ends}"
@@ -132,24 +133,43 @@ BETTER, WORSE, OPEN = "#1a7f5a", "#b3362b", "#6b7280"
 
 
 def draw(found: Sequence[Compared], path: Path) -> None:
-    """Two columns of differences with their intervals, the best method on top, each seed a small dot."""
+    """A column for each reference, the best method on top."""
+    bases = {name: next(one.mean for one in found if one.method == name) for name in REFERENCES}
+    rows = [
+        (
+            f"{one.method}  {100 * one.mean:.1f}",
+            [(gap, [value - bases[n] for value in one.top1]) for n, gap in (("ce", one.to_ce), ("kd", one.to_kd))],
+        )
+        for one in reversed(found)
+    ]
+    draw_differences(rows, REFERENCES, path)
+
+
+Marked = tuple[Difference | None, Sequence[float]]
+"""A difference with its interval, and that of each seed."""
+
+
+def draw_differences(rows: Sequence[tuple[str, Sequence[Marked]]], names: Sequence[str], path: Path) -> None:
+    """Columns of differences to references with their intervals, lowest row first, each seed a small dot."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, sharey=True, figsize=(9.5, 1.4 + 0.27 * len(found)), layout="constrained")
-    lowest_first = list(reversed(found))
-    for axes, name in zip(panels, REFERENCES, strict=True):
-        base = next(one.mean for one in found if one.method == name)
-        for y, one in enumerate(lowest_first):
-            _mark(axes, y, one.to_ce if name == "ce" else one.to_kd, [value - base for value in one.top1])
+    figure, panels = plt.subplots(
+        1, len(names), sharey=True, figsize=(9.5, 1.4 + 0.27 * len(rows)), layout="constrained"
+    )
+    for column, (axes, name) in enumerate(zip(panels, names, strict=True)):
+        for y, (_, cells) in enumerate(rows):
+            gap, seeds = cells[column]
+            if gap is not None:
+                _mark(axes, y, gap, seeds)
         axes.axvline(0, color="black", lw=0.8, zorder=1)
         axes.set_xlabel(f"top-1 minus {name}, points")
         axes.grid(axis="x", lw=0.4, color="#d1d5db")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(found)), [f"{one.method}  {100 * one.mean:.1f}" for one in lowest_first])
+    panels[0].set_yticks(range(len(rows)), [label for label, _ in rows])
     figure.suptitle("difference of means, with Welch's 95 % interval; dots: seeds", fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)
