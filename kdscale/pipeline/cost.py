@@ -83,9 +83,10 @@ class _CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def training_rows(spec: StageSpec, info: DatasetInfo) -> int:
-    """Rows that are trained on: after the validation split and the limit (rounding a class apart aside)."""
-    left = info.train_rows - round(info.train_rows * spec.data.val_fraction)
-    return min(left, spec.data.limit or left)
+    """Rows that are trained on: after the validation split, what a transfer set leaves to others, and the limit."""
+    data = spec.data
+    left = max(0, info.train_rows - round(info.train_rows * data.val_fraction) - (data.transfer or 0))
+    return min(left, data.limit or left)
 
 
 def training_cost(
