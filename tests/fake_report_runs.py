@@ -152,7 +152,8 @@ def _entry(stage: FakeStage, digest: str, chosen: Values, known: Mapping[str, An
         "cost": {
             "steps": STEPS_PER_EPOCH * tale.epochs, "epochs": tale.epochs, "params": stage.params,
             "flops": stage.flops, "train_flops": stage.flops * 3 * 54_000 * tale.epochs, "bytes": stage.params * 8,
-            "inodes": 12, "images": STEPS_PER_EPOCH * 128 * tale.epochs,
+            "inodes": 12, "forwards": STEPS_PER_EPOCH * 128 * tale.epochs * (1 + len(stage.taught) - len(stage.cached)),
+            "images": STEPS_PER_EPOCH * 128 * tale.epochs,
         },
         "reused": stage.name in tale.reused,
     }  # fmt: skip

@@ -156,7 +156,7 @@ def _drop_what_is_not_used(found: dict[str, Any], spec: StageSpec) -> None:
             found.pop("seed", None)
     if spec.train.epochs == 0 or spec.data.augment == type(spec.data.augment)():
         data.pop("view_seed", None)
-    if spec.data.val_fraction == 0 and spec.data.limit is None and spec.data.limit_test is None:
+    if not (spec.data.val_fraction or spec.data.limit or spec.data.limit_test or spec.data.transfer):
         data.pop("split_seed", None)
     if not data:
         found.pop("data", None)

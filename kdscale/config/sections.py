@@ -93,6 +93,9 @@ class DataConfig(Model):
     store_size: PositiveInt | None = Field(None, description="pixels a side on disk, for resized_crop; default size")
     limit: PositiveInt | None = Field(None, description="training rows: a stratified nested prefix")
     limit_test: PositiveInt | None = None
+    transfer: int | None = Field(
+        None, ge=0, description="learn without labels: a transfer set, of the training rows beyond so many of limit's"
+    )
     augment: AugmentConfig = AugmentConfig()
     val_fraction: float = Field(0.1, ge=0, lt=1)
     split_seed: int = 0

@@ -25,16 +25,17 @@ def carve(labels: NDArray[np.integer], data: DataConfig) -> Split:
     """Set `val_fraction` of the train set aside, then keep at most `limit` of the rest.
 
     The validation rows do not depend on `limit`, and a smaller limit keeps a subset of a larger one's rows:
-    results at different limits are compared on the same footing.
+    results at different limits are compared on the same footing. A transfer set begins where a limit of `transfer`
+    ends: it shares no row with who trained on those.
 
     Args:
         labels: (N,) of the full train set.
-        data: val_fraction, split_seed, limit.
+        data: val_fraction, split_seed, limit, transfer.
     """
     arranged = _stratified(np.arange(len(labels), dtype=np.int64), labels, "val", data.split_seed)
     held_out = round(len(labels) * data.val_fraction)
     val, rest = arranged[:held_out], np.sort(arranged[held_out:])
-    return Split(train=_limited(rest, labels, data.limit, data.split_seed), val=np.sort(val))
+    return Split(train=_limited(rest, labels, data.limit, data.split_seed, data.transfer or 0), val=np.sort(val))
 
 
 def test_rows(labels: NDArray[np.integer], data: DataConfig) -> NDArray[np.int64]:
@@ -51,11 +52,11 @@ test_rows.__test__ = False  # type: ignore[attr-defined]  # its name makes pytes
 
 
 def _limited(
-    rows: NDArray[np.int64], labels: NDArray[np.integer], limit: int | None, split_seed: int
+    rows: NDArray[np.int64], labels: NDArray[np.integer], limit: int | None, split_seed: int, first: int = 0
 ) -> NDArray[np.int64]:
-    if limit is None or limit >= len(rows):
+    if first == 0 and (limit is None or limit >= len(rows)):
         return rows
-    return np.sort(_stratified(rows, labels, "limit", split_seed)[:limit])
+    return np.sort(_stratified(rows, labels, "limit", split_seed)[first:][:limit])
 
 
 def _stratified(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -22,9 +23,14 @@ def plan_screen(plan: Plan) -> RenderableType:
         parts.append(_matrix(plan))
     frozen = [(s, s.definition["frozen"]) for s in plan.stages.values() if s.definition.get("frozen")]
     parts += [Text(f"{s.name}: does not train (no term reaches it): {', '.join(names)}") for s, names in frozen]
-    parts.append(Text(_totals(plan, caches)))
+    parts += [Text(_totals(plan, caches)), Text(_passes(plan, caches))]
     if len([cache for cache in caches if cache.readers]) > 1:
-        parts += [Text(f"{cache.name} ({cache.need.record}), {said}") for cache in caches if (said := cache.verdict())]
+        alike: dict[str, list[str]] = {}
+        for cache in caches:
+            alike.setdefault(f"({cache.need.record}), {cache.verdict()}" if cache.verdict() else "", []).append(
+                cache.name
+            )
+        parts += [Text(f"{', '.join(names)} {words}") for words, names in alike.items() if words]
     parts += [Text(f"! {said}") for cache in caches if (said := cache.complaint())]
     return Group(*parts)
 
@@ -33,7 +39,8 @@ def _headline(plan: Plan, caches: Sequence[PlannedCache]) -> str:
     new, stages = len(plan.todo), len(plan.stages)
     trials = f"{len(plan.trials)} trial{'s' * (len(plan.trials) != 1)}"
     filled = [cache.holds for cache in caches if cache.waiting]
-    said = f", with {len(filled)} cache fill{'s' * (len(filled) != 1)} ({'; '.join(filled)})" if filled else ""
+    alike = [f"{f'{many} × ' * (many > 1)}{holds}" for holds, many in Counter(filled).items()]
+    said = f", with {len(filled)} cache fill{'s' * (len(filled) != 1)} ({'; '.join(alike)})" if filled else ""
     return f"{plan.folder_name}: {trials}, {stages} unique stages: {new} to run{said}, {stages - new} reused"
 
 
@@ -60,8 +67,8 @@ class _Stages:
 
 
 WIDE = 100
-_NUMBERS = ("params", "MFLOPs", "steps", "TFLOPs", "MB")
-_NARROW = ("MFLOPs", "MB")
+_NUMBERS = ("params", "MFLOPs", "steps", "forwards", "TFLOPs", "MB")
+_NARROW = ("MFLOPs", "forwards", "MB")
 """Columns that a narrow terminal does without; the line of totals says what will be written."""
 
 
@@ -73,6 +80,7 @@ def _stage_row(plan: Plan, stage: PlannedStage) -> dict[str, Text]:
         "stage": Text.assemble(stage.name, (f"\n{is_}", "dim")), "name": Text(stage.digest[:6]),
         "takes from": Text(", ".join(_sources(plan, stage))), "params": Text(_count(cost.params)),
         "MFLOPs": Text(f"{cost.flops / 1e6:.1f}" if cost.flops else ""), "steps": Text(steps),
+        "forwards": Text(_count(cost.forwards)),
         "TFLOPs": Text(f"{cost.train_flops / 1e12:.1f}" if cost.train_flops else ""),
         "MB": Text(f"{cost.bytes / 1e6:.1f}"), "state": Text(_state(stage)),
     }  # fmt: skip
@@ -154,6 +162,23 @@ def _totals(plan: Plan, caches: Sequence[PlannedCache]) -> str:
         f"to compute {flops / 1e12:,.1f} TFLOPs{_spared(plan, flops, caches)} · "
         f"longest chain {longest / 1e12:,.1f} · to write at most {megabytes:,.1f} MB in {inodes} files"
     )
+
+
+def _passes(plan: Plan, caches: Sequence[PlannedCache]) -> str:
+    """In a line how many images networks will answer and learn from, and how many students hear each cache."""
+    todo, read = plan.todo, [cache for cache in caches if cache.readers]
+    forwards = sum(stage.cost.forwards for stage in todo) + sum(cache.on_use.forwards for cache in caches)
+    live = forwards + sum(stage.cost.saved_forwards for stage in todo) - sum(cache.to_fill for cache in read)
+    parts = [
+        f"forwards {_count(forwards) or 0}",
+        f"backwards {_count(sum(s.cost.backwards for s in todo)) or 0} images",
+    ]
+    if read:
+        parts[0] += f" ({_count(live)} without the cache{'s' * (len(read) > 1)})"
+        least, most = (of(len(cache.readers) for cache in read) for of in (min, max))
+        students = f"{least} to {most}" if least < most else str(most)
+        parts.append(f"{'each' if len(read) > 1 else 'the'} cache answers {students} student{'s' * (most > 1)}")
+    return " · ".join(parts)
 
 
 def _spared(plan: Plan, flops: int, caches: Sequence[PlannedCache]) -> str:

@@ -186,7 +186,8 @@ def _loss(term: TermConfig) -> type[Loss]:
 
 def _split(data: DataConfig, info: DatasetInfo) -> dict[str, Any]:
     """Which rows train, by the keys that decide it."""
-    left = info.train_rows - round(info.train_rows * data.val_fraction)
+    left = info.train_rows - round(info.train_rows * data.val_fraction) - (data.transfer or 0)
     limit = data.limit if data.limit is not None and data.limit < left else None
-    seed = data.split_seed if data.val_fraction or limit is not None else 0
-    return {"val_fraction": data.val_fraction, "split_seed": seed, "limit": limit}
+    seed = data.split_seed if data.val_fraction or data.transfer or limit is not None else 0
+    found = {"val_fraction": data.val_fraction, "split_seed": seed, "limit": limit}
+    return found | ({"transfer": data.transfer} if data.transfer else {})

@@ -35,11 +35,17 @@ class Cost:
     flops: int = 0
     """Forward, one image, of the student."""
     teacher_flops: int = 0
-    """Forward, one image, of all teachers together."""
+    """Forward, one image, of all teachers together that are asked in training."""
     train_flops: int = 0
     """Whole stage: three forwards' worth a student image and pass (forward, two in backward), one a teacher image."""
     saved_flops: int = 0
     """Of teachers that a cache answers for, which a live one would have taken on top."""
+    forwards: int = 0
+    """Images that are run through a network, evaluation aside: the student's in each pass, and each live teacher's."""
+    backwards: int = 0
+    """Images whose gradient is taken: the student's in each pass."""
+    saved_forwards: int = 0
+    """Those of teachers that a cache answers for."""
     bytes: int = 0
     """On disk, at the largest."""
     inodes: int = 0
@@ -83,9 +89,10 @@ class _CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def training_rows(spec: StageSpec, info: DatasetInfo) -> int:
-    """Rows that are trained on: after the validation split and the limit (rounding a class apart aside)."""
-    left = info.train_rows - round(info.train_rows * spec.data.val_fraction)
-    return min(left, spec.data.limit or left)
+    """Rows that are trained on: after the validation split, what a transfer set leaves to others, and the limit."""
+    data = spec.data
+    left = max(0, info.train_rows - round(info.train_rows * data.val_fraction) - (data.transfer or 0))
+    return min(left, data.limit or left)
 
 
 def training_cost(
@@ -98,24 +105,28 @@ def training_cost(
         info: its data.
         params: of the student.
         flops: forward, one image, of the student, and of it with what trains beside it.
-        teacher_flops: forward of each of its teachers, one image.
+        teacher_flops: forward of each teacher that is asked in training, one image.
         kept: snapshots that will be kept.
     """
-    train = spec.train
-    live = sum(count for role, count in teacher_flops.items() if spec.teachers[role].cache is None)
-    cached = sum(teacher_flops.values()) - live
+    train, passes = spec.train, max(1, len(spec.passes))
+    asked = [count for role, count in teacher_flops.items() if spec.teachers[role].cache is None]
+    live, cached = sum(asked), sum(teacher_flops.values()) - sum(asked)
     steps = train.epochs * (training_rows(spec, info) // train.batch_size)
+    images = steps * train.batch_size
     held = 1 + (1 if train.optimizer == "sgd" else 2) + (1 if train.ema else 0)
     checkpoints = (train.keep_checkpoints + 1) * held * params * FLOAT_BYTES if train.epochs else 0
     return Cost(
         steps=steps,
         epochs=train.epochs,
-        images=steps * train.batch_size,
+        images=images,
         params=params,
         flops=flops[0],
         teacher_flops=live + cached,
-        train_flops=steps * train.batch_size * (3 * flops[1] * max(1, len(spec.passes)) + live),
-        saved_flops=steps * train.batch_size * cached,
+        train_flops=images * (3 * flops[1] * passes + live),
+        saved_flops=images * cached,
+        forwards=images * (passes + len(asked)),
+        backwards=images * passes,
+        saved_forwards=images * (len(teacher_flops) - len(asked)),
         bytes=checkpoints + kept * params * FLOAT_BYTES,
         inodes=STAGE_FILES + kept * SNAPSHOT_FILES + (train.keep_checkpoints + 1) * CHECKPOINT_FILES,
     )
@@ -136,6 +147,7 @@ def fill_cost(rows: int, views: int, block_rows: int, record_bytes: int, teacher
     return Cost(
         steps=-(-blocks // parts),
         images=blocks * block_rows // parts,
+        forwards=blocks * block_rows // parts,
         flops=teacher_flops,
         train_flops=blocks * block_rows * teacher_flops // parts,
         bytes=(blocks * (block_rows * record_bytes + 16) + 8 * rows) // parts,

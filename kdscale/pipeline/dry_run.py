@@ -27,7 +27,7 @@ class DryRun:
     flops_trained: int
     """The same, with what trains beside the student."""
     teacher_flops: dict[str, int]
-    """Of each teacher."""
+    """Of each teacher that training asks: not of one that is there for its agreement alone."""
     frozen: list[str]
     """Parameters that no term reaches."""
     model: str
@@ -72,7 +72,11 @@ def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent]) ->
         params=sum(p.numel() for p in assembled.network.model.parameters()),
         flops=flops,
         flops_trained=forward_flops(assembled.strategy.evaluated(), info, size) if beside else flops,
-        teacher_flops={name: forward_flops(teacher, info, size) for name, teacher in assembled.teachers.items()},
+        teacher_flops={
+            name: forward_flops(teacher, info, size)
+            for name, teacher in assembled.teachers.items()
+            if name in assembled.heard or spec.strategy != "distill"  # whose blocks another strategy may run
+        },
         frozen=frozen,
         model=phrase(spec),
     )

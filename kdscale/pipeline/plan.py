@@ -30,6 +30,7 @@ from kdscale.pipeline.machine import Site, best_precision, processes_of
 from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial
 from kdscale.pipeline.references import in_depth, in_order, parents_first, parents_of
 from kdscale.pipeline.reuse import judge
+from kdscale.pipeline.transfer import refuse_labels
 
 __all__ = ["Plan", "PlannedStage", "PlannedTrial", "make_plan"]
 
@@ -107,6 +108,7 @@ class _Planner:
         _, info, fingerprint = self._dataset(spec.data)
         spec = resolve_caches(spec, info)
         refuse_what_the_cache_cannot_give(spec)
+        refuse_labels(spec, info)
         digest = stage_digest(
             spec, parents=parents, fingerprint=_data_identity(spec.data, fingerprint), revisions=_revisions(spec)
         )

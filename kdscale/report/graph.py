@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from kdscale.report.failures import by_progress
 from kdscale.report.records import Parent, StageRecord, SweepRecord, axis_value
@@ -18,6 +20,8 @@ MOST_NODES, TALLEST = 24, 8
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN, ARCH, HEADROOM = 196.0, 68.0, 76.0, 18.0, 2.0, 26.0, 12.0
 LOW = 48.0
 """Height of a cache's box, which has no figures."""
+CLEAR = 6.0
+"""Least distance of an arch from the boxes that it passes."""
 _PART = re.compile(r"-\d+of\d+$")
 
 
@@ -45,13 +49,16 @@ class Node:
 
     @property
     def figure(self) -> str:
-        """Accuracy and size; what is there of it."""
+        """Accuracy and size, or in its place the accuracy of the ensemble that it hears; what is there of it."""
         known = [s.results["top1"] for s in self.stages if "top1" in s.results]
         found = interval(known)
         if found is None:
             return ""
         if len({s.model for s in self.stages}) > 1:
             return f"{percent(min(known))} to {percent(max(known))} %"
+        heard = [s.ensemble_top1 for s in self.stages if s.ensemble_top1 is not None]
+        if heard:
+            return f"{percent(found.mean)} % · hears {percent(fmean(heard))} %"
         return f"{percent(found)} % · {count(self.stages[0].params)}"
 
     @property
@@ -168,18 +175,17 @@ def _title(sweep: SweepRecord, group: list[StageRecord]) -> str:
 
 
 def _edges(nodes: list[Node]) -> list[Edge]:
-    """Each pair of boxes and role once; all read the data, so only those with no other parent show it."""
+    """Each pair of boxes once, with all that is taken; data, which all read, only where nothing else is."""
     home = {s.digest: n for n in nodes for s in n.stages}
-    found: dict[tuple[int, int, str], Edge] = {}
+    found: dict[tuple[int, int], tuple[Node, Node, dict[str, None]]] = {}
     for node in nodes:
         for stage in node.stages:
             for parent in _drawn(stage):
                 source = home.get(parent.digest)
                 if source is not None:
-                    label = _label(stage, parent, source)
-                    role = "cache" if parent.role.startswith("cache:") else parent.role  # one for all parts of it
-                    found.setdefault((id(source), id(node), role), _edge(source, node, label))
-    return list(found.values())
+                    said = found.setdefault((id(source), id(node)), (source, node, {}))[2]
+                    said[_label(stage, parent, source)] = None
+    return [_edge(source, to, ", ".join(filter(None, said)), nodes) for source, to, said in found.values()]
 
 
 def _drawn(stage: StageRecord) -> list[Parent]:
@@ -189,18 +195,20 @@ def _drawn(stage: StageRecord) -> list[Parent]:
 
 
 def _label(stage: StageRecord, parent: Parent, source: Node) -> str:
-    """What an edge says: as what it is taken, where the source's name does not tell, and which snapshot."""
+    """What an edge says: as what it is taken, where the boxes do not tell, and which snapshot."""
     if parent.role.startswith("cache:"):
         return ""
     if parent.role in stage.caches:
         return "cached"
-    role = "" if parent.role in (source.stages[0].name, "data") else parent.role
-    return role if parent.selector in ("last", "store") else f"{role}@{parent.selector}"
+    selector, _, term = parent.selector.partition("#")
+    plain = parent.role in (source.stages[0].name, "data") or stage.kind == "fill"
+    role = f"{term}'s parts" if term else "" if plain else "init" if parent.role == "init_from" else parent.role
+    return role if selector in ("last", "store") else f"{role}@{selector}"
 
 
-def _edge(source: Node, target: Node, label: str) -> Edge:
+def _edge(source: Node, target: Node, label: str, nodes: Sequence[Node]) -> Edge:
     if target.x - source.x > WIDTH + GAP_X + 1:
-        return _arch(source, target, label)
+        return _arch(source, target, label, [node for node in nodes if source.x < node.x < target.x])
     x0, y0 = source.x + source.width, source.y + source.height / 2
     x1, y1 = target.x, target.y + target.height / 2
     bend = max(28.0, (x1 - x0) / 2)
@@ -208,13 +216,16 @@ def _edge(source: Node, target: Node, label: str) -> Edge:
     return Edge(path, _cut(label, 13), (x0 + x1) / 2, (y0 + y1) / 2 - 5)
 
 
-def _arch(source: Node, target: Node, label: str) -> Edge:
-    """An edge past other columns goes over the boxes, not through them."""
+def _arch(source: Node, target: Node, label: str, between: Sequence[Node]) -> Edge:
+    """An edge past other columns goes over their boxes, not through them."""
     x0, y0, x1, y1 = source.x + source.width / 2, source.y, target.x + target.width / 2, target.y
     rise = ARCH * (x1 - x0) / (WIDTH + GAP_X) / 2
     top = min(y0, y1) - rise / 0.75
+    for corner, y in ((x, node.y) for node in between for x in (node.x, node.x + node.width)):
+        t = 0.5 - math.sin(math.asin(1 - 2 * (corner - x0) / (x1 - x0)) / 3)  # where the curve is above the corner
+        top = min(top, (y - CLEAR - (1 - t) ** 3 * y0 - t**3 * y1) / (3 * t * (1 - t)))
     path = f"M{x0:.1f} {y0:.1f}C{x0:.1f} {top:.1f} {x1:.1f} {top:.1f} {x1:.1f} {y1 - 5:.1f}"
-    return Edge(path, _cut(label, 24), (x0 + x1) / 2, min(y0, y1) - rise - 5)
+    return Edge(path, _cut(label, 24), (x0 + x1) / 2, (y0 + y1) / 8 + 0.75 * top - 5)
 
 
 def _cut(text: str, length: int) -> str:

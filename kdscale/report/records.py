@@ -94,6 +94,13 @@ class StageRecord:
         return self.results.get("flops") or self.cost.get("flops")
 
     @property
+    def ensemble_top1(self) -> float | None:
+        """Test top-1 of the ensemble that it hears, which is no stage; the best of several, None without one."""
+        theirs = self.results.get("teacher_top1") or {}
+        roles = {parent.role for parent in self.parents}
+        return max((top1 for name, top1 in theirs.items() if name not in roles), default=None)
+
+    @property
     def attempts(self) -> list[dict[str, Any]]:
         """Who ran it, where and when, oldest first."""
         return list(self.state.get("attempts") or [])

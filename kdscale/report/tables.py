@@ -33,6 +33,9 @@ __all__ = ["group_grid", "main_grids", "matrix_grids", "stage_grid", "summary", 
 
 MOST_GROUPS = 20
 
+_FORWARDS = Column("forwards", title="planned: images through a network in training, teachers' included", optional=True)
+_TRAINING = Column("training FLOPs", title="planned: of the whole stage, live teachers' included", optional=True)
+
 Columns = list[tuple[Column, Callable[[Group], Cell]]]
 
 
@@ -121,6 +124,8 @@ def stage_grid(sweep: SweepRecord) -> Grid:
         (Column("latency"), lambda g: Cell(millis(g.mean("latency_ms")))),
         (Column("img/s", optional=True), lambda g: Cell(count(g.mean("images_per_s")))),
         (Column("time", optional=True), lambda g: Cell(short_duration(g.mean("wall_s")))),
+        (_FORWARDS, lambda g: Cell(count(g.stages[0].cost.get("forwards") or None))),
+        (_TRAINING, lambda g: Cell(count(g.stages[0].cost.get("train_flops") or None))),
         (Column("NLL", optional=True), lambda g: Cell(_nats(g.mean("nll")))),
         (Column("ECE %", optional=True), lambda g: Cell(percent(g.mean("ece")))),
     ]
@@ -132,7 +137,7 @@ def whole_grid(sweep: SweepRecord) -> Grid:
     words = [Column(c, number=False) for c in ("name", "state", "model")]
     figures = ("top-1 %", "top-5 %", "NLL", "ECE %", "best val %", "epoch", "params", "FLOPs")
     speeds = ("latency", "p95", "images/s", "time")
-    columns = [*words, *(Column(c) for c in (*figures, *speeds))]
+    columns = [*words, *(Column(c) for c in (*figures, *speeds)), _FORWARDS, _TRAINING]
     return Grid("Every unique stage", columns, [_whole_row(sweep, stage) for stage in sweep.trained])
 
 
@@ -147,6 +152,7 @@ def _whole_row(sweep: SweepRecord, stage: StageRecord) -> list[Cell]:
     figures += [(count(stage.params), stage.params), (count(stage.flops), stage.flops)]
     figures += [(millis(r.get(name)), r.get(name)) for name in ("latency_ms", "latency_p95_ms")]
     figures += [(count(r.get("images_per_s")), r.get("images_per_s")), (duration(r.get("wall_s")), r.get("wall_s"))]
+    figures += [(count(n), n) for n in (stage.cost.get(name) or None for name in ("forwards", "train_flops"))]
     words = [Cell(sweep.name_of(stage)), Cell(state), Cell(stage.model)]
     return [*words, *(Cell(text, sort=-1 if value is None else value) for text, value in figures)]
 

@@ -88,3 +88,17 @@ def test_the_split_follows_nothing_else() -> None:
 def test_the_split_never_changes_between_versions() -> None:
     parts = carve(np.arange(12) % 3, DataConfig(val_fraction=0.25, limit=4))
     assert (parts.val.tolist(), parts.train.tolist()) == ([0, 7, 11], [1, 2, 6, 10])
+
+
+@given(transfer=st.integers(0, 4600), limit=st.none() | st.integers(1, 4600))
+def test_a_transfer_set_goes_on_where_a_limit_ends(transfer: int, limit: int | None) -> None:
+    everything = carve(LABELS, DataConfig())
+    before = carve(LABELS, DataConfig(limit=transfer)).train if transfer else np.array([], np.int64)
+    beyond = carve(LABELS, DataConfig(transfer=transfer, limit=limit))
+    assert len(beyond.train) == min(limit or 4500, max(0, 4500 - transfer))
+    assert not set(beyond.train) & set(before)
+    assert set(beyond.train) <= set(everything.train)
+    assert np.array_equal(beyond.val, everything.val)
+    assert np.all(np.diff(beyond.train) > 0)
+    if limit is None:
+        assert len(before) + len(beyond.train) == 4500

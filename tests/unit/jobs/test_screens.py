@@ -103,6 +103,31 @@ def test_two_caches_of_a_teacher_are_told_apart(planning: Planning) -> None:
     assert "with 2 cache fills (8 views, " in text
 
 
+def test_forwards_backwards_and_who_hears_a_cache_are_one_line(planning: Planning) -> None:
+    """16 epochs of 1,024 rows each; the cache's 8 views in their place, for both students."""
+    other = copy.deepcopy(EXPERIMENT["stages"]["student"]) | {"seed": 1}
+    text = shown(plan_screen(planning(other=other)[0]))
+    said = "forwards 57.3 k (81.9 k without the cache) · backwards 49.2 k images · the cache answers 2 students"
+    assert said in text.splitlines()
+    assert "forwards" in next(line for line in text.splitlines() if line.startswith("stage"))
+
+
+def test_without_a_cache_nothing_is_said_of_any(planning: Planning) -> None:
+    text = shown(plan_screen(planning("stages.student.teachers.teacher.cache=null")[0]))
+    assert "forwards 49.2 k · backwards 32.8 k images" in text.splitlines()
+
+
+def test_what_is_said_of_several_caches_alike_is_said_once(planning: Planning) -> None:
+    student = copy.deepcopy(EXPERIMENT["stages"]["student"])
+    student["teachers"] = {name: {"from": name, "cache": {"views": 8}} for name in ("teacher", "second")}
+    student["losses"] = [{"name": "kd", "id": f"kd_{name}", "teacher": name} for name in student["teachers"]]
+    second = EXPERIMENT["stages"]["teacher"] | {"seed": 1}
+    text = shown(plan_screen(planning(second=second, student=student)[0]))
+    assert "with 2 cache fills (2 × 8 views, 205 kB)" in text
+    assert "teacher-cache, second-cache (dense), 8 views: it pays after 8 student-epochs" in text.splitlines()
+    assert "each cache answers 1 student" in text
+
+
 def test_filling_on_use_counts_though_no_stage_does_it(planning: Planning) -> None:
     by_stage, on_use = planning()[0], planning("stages.student.teachers.teacher.cache.fill=on_use")[0]
 

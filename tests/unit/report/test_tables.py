@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from rich.console import Console, RenderableType
 
 from kdscale.report.grid import Cell, Column, Grid, Screen, render
 from kdscale.report.records import SweepRecord
-from kdscale.report.tables import main_grids, summary
+from kdscale.report.tables import main_grids, summary, whole_grid
+from kdscale.report.wording import DASH, count
 from tests.fake_report_runs import FakeStage, Fiction, bench, write_sweep
 
 
@@ -43,6 +45,27 @@ def test_a_chain_has_its_stages_as_rows_teacher_first(finished_takd: Path) -> No
     student = dict(zip(names, grid.rows[2], strict=True))
     assert student["params"].text == "77.8 K"
     assert student["Δ teacher"].text.startswith("\N{MINUS SIGN}")
+
+
+def test_a_stage_says_what_training_it_takes(finished_takd: Path) -> None:
+    sweep = SweepRecord(finished_takd)
+    for grid in (*main_grids(sweep), whole_grid(sweep)):
+        names = [c.name for c in grid.columns]
+        rows = [dict(zip(names, row, strict=True)) for row in grid.rows]
+        for row in rows:
+            stage = next(s for s in sweep.trained if row[names[0]].text.rpartition(":")[2] == s.name)
+            assert row["forwards"].text == count(stage.cost["forwards"])
+            assert row["training FLOPs"].text == count(stage.cost["train_flops"])
+
+
+def test_a_plan_from_before_forwards_were_counted_has_a_dash(finished_takd: Path) -> None:
+    plan = json.loads((finished_takd / "plan.json").read_text())
+    for stage in plan["stages"].values():
+        del stage["cost"]["forwards"]
+    (finished_takd / "plan.json").write_text(json.dumps(plan))
+    (grid,) = main_grids(SweepRecord(finished_takd))
+    forwards = [c.name for c in grid.columns].index("forwards")
+    assert {row[forwards].text for row in grid.rows} == {DASH}
 
 
 def test_gain_is_over_the_same_network_trained_alone(tmp_path: Path) -> None:
