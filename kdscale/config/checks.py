@@ -183,14 +183,14 @@ def _check_split_head(name: str, spec: StageSpec, stages: Mapping[str, StageSpec
     """What follows a split head does not train with it, so it comes from a network of the same kind."""
     if spec.strategy != "split_head":
         return
-    key = f"stages.{name}.init_from"
     if spec.init_from is None:
-        raise KeyedError(key, "is missing: strategy split_head takes over what follows its head; name its teacher")
+        said = "split_head takes what follows its head from another stage, unchanged: set init_from: TEACHER"
+        raise KeyedError(f"stages.{name}.strategy", said)
     source = stages.get(parse_reference(spec.init_from.from_)[0])
     own = (spec.student.model, spec.student.arguments)
     if source is not None and own != (source.student.model, source.student.arguments):
         said = f"{source.name} is another network ({source.student.model}); give student the same model and arguments"
-        raise KeyedError(key, said)
+        raise KeyedError(f"stages.{name}.init_from", said)
 
 
 # --------------------------------------------------------------------------- plug-ins

@@ -90,7 +90,7 @@ def group_grid(groups: Sequence[Group], title: str = "") -> Grid:
         columns.append((Column(f"over {BASELINE}"), lambda g: gain_cell(g, groups)))
     columns.append((Column("val %"), lambda g: Cell(percent(g.mean("val/top1")))))
     columns.append((Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))))
-    columns += _teachers_own(groups)
+    columns += [*_teachers_own(groups), *_wires(groups)]
     if any(best_on_test(g) for g in groups):
         columns.append((Column("best on test (biased)"), lambda g: Cell(percent(best_on_test(g)), tone="muted")))
     columns.append((Column("params"), lambda g: Cell(count(g.mean("params") or None))))
