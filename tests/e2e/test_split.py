@@ -125,3 +125,7 @@ def test_bitwise_the_same_after_kills(sandbox: Make) -> None:
     assert kill.killed == 2
     assert disturbed.weights("student") == calm.weights("student")
     assert disturbed.metrics("student") == calm.metrics("student")
+    newest = sorted(calm.folder("student").checkpoints.glob("step_*"))[-1]
+    lows = [load_file(newest / f"buffers_rank0000{r}.safetensors")["student.model.stage2.wire.low"] for r in range(2)]
+    assert lows[0] != lows[1]
+    torch.testing.assert_close(tensors(calm.folder("student"))["stage2.wire.low"], (lows[0] + lows[1]) / 2)
