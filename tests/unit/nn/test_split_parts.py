@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kdscale.api import DatasetInfo
+from kdscale.config.schema import StudentConfig
 from kdscale.errors import ConfigError
+from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.split_parts import split_parts, wire_cost
 from tests.unit.nn.small_split import head_of, images, network
@@ -49,6 +52,14 @@ def test_a_sample_sends_as_many_bytes_as_is_said() -> None:
     assert sent.dtype == torch.uint8
     assert wire_cost(whole) == {"bytes": 2 * 4 * 4, "input_bytes": 16 * 16}
     assert sent[0].numel() * sent.element_size() == 2 * 4 * 4
+
+
+def test_a_resnet56_for_cifar_sends_128_bytes_of_its_images_3072() -> None:
+    info = DatasetInfo(10, 3, 32, 100, 20, (0.5,) * 3, (0.25,) * 3, tuple("abcdefghij"))
+    head = {"split_at": "stage2", "channels": 2, "size": 8}
+    whole = build_network(StudentConfig(model="resnet_cifar", depth=56, split_head=head), info, 32)
+    assert head_of(whole).shape == (2, 8, 8)
+    assert wire_cost(whole) == {"bytes": 128, "input_bytes": 3072}
 
 
 def test_each_part_holds_its_own_weights_and_the_range_alone() -> None:
