@@ -10,7 +10,7 @@ from kdscale import plugins
 from kdscale.config.complaints import KeyedError, hint
 from kdscale.config.reference_checks import check_order, check_references
 from kdscale.config.schema import Experiment, StageSpec, StudentConfig, TeacherRef, TermConfig
-from kdscale.config.stages import term_key
+from kdscale.config.stages import parse_reference, term_key
 
 __all__ = ["check_trial"]
 
@@ -42,6 +42,7 @@ def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None
         _check_teachers(name, spec)
         _check_terms(name, spec)
         _check_drop(name, spec)
+        _check_split_head(name, spec, stages)
         check_references(name, spec, stages)
     check_order(stages)
 
@@ -176,6 +177,20 @@ def _check_drop(name: str, spec: StageSpec) -> None:
             left = "" if others else ", and nothing is left to learn from"
             said = f"{spec.drop} of {len(taught)} terms that hear a teacher{at} would be dropped{left}; drop fewer"
             raise KeyedError(f"stages.{name}.drop", said)
+
+
+def _check_split_head(name: str, spec: StageSpec, stages: Mapping[str, StageSpec]) -> None:
+    """What follows a split head does not train with it, so it comes from a network of the same kind."""
+    if spec.strategy != "split_head":
+        return
+    if spec.init_from is None:
+        said = "split_head takes what follows its head from another stage, unchanged: set init_from: TEACHER"
+        raise KeyedError(f"stages.{name}.strategy", said)
+    source = stages.get(parse_reference(spec.init_from.from_)[0])
+    own = (spec.student.model, spec.student.arguments)
+    if source is not None and own != (source.student.model, source.student.arguments):
+        said = f"{source.name} is another network ({source.student.model}); give student the same model and arguments"
+        raise KeyedError(f"stages.{name}.init_from", said)
 
 
 # --------------------------------------------------------------------------- plug-ins

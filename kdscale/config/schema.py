@@ -51,6 +51,7 @@ __all__ = [
     "MeanOf",
     "PluginsConfig",
     "ResourcesConfig",
+    "SplitHeadConfig",
     "StageConfig",
     "StageSpec",
     "StudentConfig",
@@ -80,6 +81,15 @@ class InputConfig(Model):
     channels: Literal[1, 3] | None = None
 
 
+class SplitHeadConfig(Model):
+    """A small head in the place of a network's first modules, with few bytes in its middle that one machine sends."""
+
+    split_at: str = Field(description="tap or module path of the last module that it stands for")
+    channels: PositiveInt = Field(description="of what is sent, a byte a value")
+    size: PositiveInt | None = Field(None, description="positions a side of what is sent; default those of split_at")
+    width: PositiveInt | None = Field(None, description="channels of its layers; default those of split_at")
+
+
 class StudentConfig(BaseModel):
     """A network: a model by name, its constructor's arguments as further keys, optional weights."""
 
@@ -95,6 +105,7 @@ class StudentConfig(BaseModel):
     class_map: Path | list[int] | None = None
     input: InputConfig = InputConfig()
     taps: dict[str, str] | None = Field(None, description="names for module paths of a foreign model")
+    split_head: SplitHeadConfig | None = Field(None, description="what stands for its first modules, with a wire in it")
 
     @property
     def arguments(self) -> dict[str, Any]:

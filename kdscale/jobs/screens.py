@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
@@ -23,6 +23,8 @@ def plan_screen(plan: Plan) -> RenderableType:
         parts.append(_matrix(plan))
     frozen = [(s, s.definition["frozen"]) for s in plan.stages.values() if s.definition.get("frozen")]
     parts += [Text(f"{s.name}: does not train (no term reaches it): {', '.join(names)}") for s, names in frozen]
+    split = [f"{s.name}: {_sends(s.definition['wire'])}" for s in plan.stages.values() if "wire" in s.definition]
+    parts += [Text(said) for said in dict.fromkeys(split)]
     parts += [Text(_totals(plan, caches)), Text(_passes(plan, caches))]
     if len([cache for cache in caches if cache.readers]) > 1:
         alike: dict[str, list[str]] = {}
@@ -33,6 +35,14 @@ def plan_screen(plan: Plan) -> RenderableType:
         parts += [Text(f"{', '.join(names)} {words}") for words, names in alike.items() if words]
     parts += [Text(f"! {said}") for cache in caches if (said := cache.complaint())]
     return Group(*parts)
+
+
+def _sends(wire: Mapping[str, int]) -> str:
+    sent, given = wire["bytes"], wire["input_bytes"]
+    return (
+        f"sends {sent:,} bytes a sample, {100 * sent / given:.1f} % of its image's {given:,}, "
+        f"after {wire['device_flops'] / 1e6:.1f} MFLOPs on the device"
+    )
 
 
 def _headline(plan: Plan, caches: Sequence[PlannedCache]) -> str:

@@ -1,7 +1,7 @@
 """Hints: a regressor on the student's features must reproduce the teacher's, layer by layer.
 
 Source: Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550, eq. 3; regressor and mean of RepDistiller
-(`regressor: conv_bn`), or one matrix over channels as in the code of RKD (`conv1x1`).
+(`regressor: conv_bn`), one matrix over channels as in the code of RKD (`conv1x1`), or nothing (`none`).
 Deviation: the mean over the feature's elements by default, as the CIFAR-100 benchmark has it (its weight: 100); the
 paper's half sum is `reduction: paper`. The regressor ends in a ReLU only where the teacher's taps do, as otherwise no
 negative target could be met. The paper trains the student up to the hint first, which is a stage of its own.
@@ -10,6 +10,7 @@ Reduction: mean over elements and samples, sum over layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -32,7 +33,9 @@ class Hints(Loss):
     class Config(PluginConfig):
         """Options."""
 
-        regressor: Literal["conv_bn", "conv1x1"] = "conv_bn"
+        regressor: Literal["conv_bn", "conv1x1", "none"] = Field(
+            "conv_bn", description="between the features; none: they are compared as they are, as shapes that agree"
+        )
         relu: bool | None = Field(None, description="whether conv_bn ends in a ReLU; null: where the teacher's taps do")
         reduction: Literal["mean", "paper"] = Field("mean", description="over elements: the mean, or half the sum")
 
@@ -43,9 +46,10 @@ class Hints(Loss):
         super().__init__(config, shapes)
         relu = shapes.post_relu if config.relu is None else config.relu
         pairs = paired_shapes("fitnet", shapes.student, shapes.teacher)
-        self.regressors = nn.ModuleList(
-            _matrix(s, t) if config.regressor == "conv1x1" else _Regressor(s, t, relu=relu) for s, t in pairs
-        )
+        makers: dict[str, Callable[[MapShape, MapShape], nn.Module]] = {
+            "conv_bn": lambda s, t: _Regressor(s, t, relu=relu), "conv1x1": _matrix, "none": _as_it_is,
+        }  # fmt: skip
+        self.regressors = nn.ModuleList(makers[config.regressor](s, t) for s, t in pairs)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's squared distances, summed over layers. Raises: ShapeError."""
@@ -96,6 +100,15 @@ def _bridge(student: MapShape, teacher: MapShape) -> nn.Module:
         f"fitnet: no regressor leads from the student's {ours[0]}x{ours[1]} to the teacher's {theirs[0]}x{theirs[1]}; "
         "tap a layer of the student that is as large, half as large, or larger"
     )
+
+
+def _as_it_is(student: MapShape, teacher: MapShape) -> nn.Module:
+    if student != teacher:
+        raise ShapeError(
+            f"fitnet: regressor none compares features of one shape, but the student's is {list(student)} and the "
+            f"teacher's {list(teacher)}; tap layers of one shape, or use regressor: conv_bn"
+        )
+    return nn.Identity()
 
 
 def _matrix(student: MapShape, teacher: MapShape) -> nn.Module:

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from kdscale.api import DatasetInfo
-from kdscale.config.schema import InputConfig, PluginsConfig, StudentConfig
+from kdscale.config.schema import InputConfig, PluginsConfig, SplitHeadConfig, StudentConfig
 from kdscale.config.taps import Tap
 from kdscale.draws import seed_of
-from kdscale.errors import CheckpointMismatch, ConfigError, KDScaleError
+from kdscale.errors import CheckpointMismatch, ConfigError, KDScaleError, TapError
 from kdscale.nn.class_order import class_map
 from kdscale.nn.foreign import Origin, check_arguments, origin_of
 from kdscale.nn.network import DRY_IMAGES, Network, NetworkInput
+from kdscale.nn.split_head import check_taps, splice
 from kdscale.nn.tap_forms import fitting, told_by
 from kdscale.nn.taps import Catch
 from kdscale.nn.weights import fit_tensors, load_weights, read_tensors, tensors_hash
@@ -91,9 +92,12 @@ def build_network(  # noqa: PLR0913
         shown = views or (info.channels, size)
         seen = _input(student, origin, info, size, channels, shown)
         model = _make(origin, student, logits, seen)
+        if student.split_head is not None:
+            _splice(Network(model, seen, own_taps=student.taps), student.split_head, check=device != "meta")
         if device != "meta":
             _load(model, student, snapshot)
         network = Network(model, seen, taps, own_taps=student.taps, class_map=indices)
+        check_taps(network)
     return network.to(device)
 
 
@@ -119,7 +123,7 @@ def list_taps(
     Raises:
         ConfigError, PluginError, ShapeError: the network cannot be built or run.
     """
-    fresh = student.model_copy(update={"weights": None, "taps": None})
+    fresh = student.model_copy(update={"weights": None, "taps": None, "split_head": None})
     network = build_network(fresh, info, size, plugins=plugins)
     model = network.model
     names: dict[str, str] = {path: name for name, (path, _) in getattr(model, "taps", {}).items()}
@@ -164,6 +168,15 @@ def _make(origin: Origin, student: StudentConfig, classes: int, seen: NetworkInp
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         said = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
         raise ConfigError(f"student: {student.model}({said}): {error}") from error
+
+
+def _splice(network: Network, split_head: SplitHeadConfig, *, check: bool) -> None:
+    try:
+        splice(network, split_head, check=check)
+    except TapError as error:  # no term asks for it
+        raise ConfigError(f"student.split_head.split_at: {error}") from error
+    except KDScaleError as error:
+        raise type(error)(f"student.split_head.{error}") from error
 
 
 def _load(model: nn.Module, student: StudentConfig, snapshot: Path | None) -> None:

@@ -14,7 +14,7 @@ from kdscale.errors import ConfigError, KDScaleError, ShapeError
 from kdscale.nn.network import DRY_IMAGES, Network
 from kdscale.nn.taps import Catch, locate
 
-__all__ = ["Handed", "before_last_stage", "behind", "catching", "check_cut"]
+__all__ = ["Handed", "before_last_stage", "behind", "catching", "check_cut", "up_to"]
 
 
 class Handed(nn.Module):
@@ -68,29 +68,40 @@ def catching(network: Network, split: str) -> Catch:
     return catch
 
 
-def behind(network: Network, split: str, size: int, handed: Handed) -> Network:
+def up_to(network: Network, split: str, size: int) -> tuple[str, set[str]]:
+    """The path of the module that a tap or path names, and those of all that have run when it ends, itself included.
+
+    Raises:
+        TapError: there is no such module.
+        ConfigError: it does not run.
+    """
+    [(path, _)] = locate(network.model, [split], network.own_taps).values()
+    order = _ends(network, size)
+    if path not in order:
+        raise ConfigError(f"split_at: {split} ({path}) does not run in a forward pass")
+    return path, {module for module, end in order.items() if end <= order[path]}
+
+
+def behind(network: Network, split: str, size: int, handed: nn.Module) -> Network:
     """Take away, in place, what runs up to a module's end; `handed` stands for it. Returns `network`.
 
     Args:
         network: taken over.
         split: tap or module path of the last module that is taken away.
         size: pixels a side of the loader's images.
-        handed: gives the features; any number of networks may share one.
+        handed: gives the features; any number of networks may share a `Handed`.
 
     Raises:
         TapError: there is no such module.
         ConfigError: nothing with weights is left behind it.
     """
-    [(path, _)] = locate(network.model, [split], network.own_taps).values()
-    order = _ends(network, size)
-    if path not in order:
-        raise ConfigError(f"split_at: {split} ({path}) does not run in a forward pass")
-    gone = {module for module, end in order.items() if end <= order[path]}
+    path, gone = up_to(network, split, size)
     for module in sorted(gone):
         if not any(module.startswith(f"{other}.") for other in gone):
-            network.model.set_submodule(module, handed if module == path else nn.Identity())
+            network.model.set_submodule(module, nn.Identity())
     if next(network.model.parameters(), None) is None:
-        raise ConfigError(f"split_at: {split} is the end of {type(network.model).__name__}: nothing is left to branch")
+        raise ConfigError(f"split_at: {split} is the end of {type(network.model).__name__}: nothing is left behind it")
+    network.model.set_submodule(path, handed)
     return network
 
 

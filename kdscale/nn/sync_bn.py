@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdscale import ranks
 from kdscale.errors import ConfigError, ShapeError
+from kdscale.nn.wire import Wire
 
 __all__ = ["SyncBatchNorm", "average_buffers", "measure_anew", "needs_two_values", "to_sync_bn"]
 
@@ -96,14 +97,14 @@ def needs_two_values(term: str, values: Float[Tensor, "B C *space"], part: nn.Mo
 
 
 def average_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Running means and variances of every BatchNorm, averaged over ranks, as copies.
+    """Running means and variances of every BatchNorm and the ranges of wires, averaged over ranks, as copies.
 
     Called by all ranks. The module keeps its own: written back, one more save would change training.
     """
     own = {
         f"{path}.{name}" if path else name: buffer
         for path, norm in module.named_modules()
-        if isinstance(norm, _BatchNorm)
+        if isinstance(norm, _BatchNorm | Wire)
         for name, buffer in norm.named_buffers(recurse=False)
         if buffer.is_floating_point()
     }

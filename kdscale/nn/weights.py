@@ -24,6 +24,7 @@ __all__ = [
     "select_tensors",
     "tensors_hash",
     "weights_hash",
+    "within",
 ]
 
 # In the order in which they are looked for; a key in front of a plain dict of tensors.
@@ -127,6 +128,11 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
         state.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
+
+
+def within(name: str, parts: Iterable[str]) -> bool:
+    """Whether a tensor belongs to one of some modules, given by their paths."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 # --------------------------------------------------------------------------- reading
@@ -242,7 +248,7 @@ def _translate(name: str, renames: Iterable[tuple[str, str]]) -> str:
 def _loose(strict: Sequence[str] | bool) -> Callable[[str], bool]:  # noqa: FBT001
     if isinstance(strict, bool):
         return lambda name: not strict
-    return lambda name: any(name == part or name.startswith(f"{part}.") for part in strict)
+    return lambda name: within(name, strict)
 
 
 def _shapes(name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 from kdscale.errors import ConfigError, KDScaleError
+from kdscale.nn.network import Network
+from kdscale.nn.split_parts import split_parts, wire_cost
 from kdscale.pipeline.assemble import Parent, assemble, dry_backward, image_size
 from kdscale.pipeline.cost import forward_flops, training_rows
 from kdscale.pipeline.freezing import freeze
@@ -30,6 +32,8 @@ class DryRun:
     """Of each teacher that training asks: not of one that is there for its agreement alone."""
     frozen: list[str]
     """Parameters that no term reaches."""
+    wire: dict[str, int] | None
+    """Of a split head: bytes that a sample sends, bytes of its image, and FLOPs of a sample before it sends."""
     model: str
     """One phrase for tables, such as "resnet_cifar depth=20"."""
 
@@ -78,14 +82,22 @@ def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent]) ->
             if name in assembled.heard or spec.strategy != "distill"  # whose blocks another strategy may run
         },
         frozen=frozen,
+        wire=_wire(assembled.network, info, size),
         model=phrase(spec),
     )
+
+
+def _wire(network: Network, info: DatasetInfo, size: int) -> dict[str, int] | None:
+    sent = wire_cost(network)
+    return sent and sent | {"device_flops": forward_flops(split_parts(network)[0], info, size)}
 
 
 def phrase(spec: StageSpec) -> str:
     """A student in one phrase: its model and arguments."""
     arguments = [f"{k}={v}" for k, v in spec.student.arguments.items() if not isinstance(v, (dict, list))]
-    return " ".join([spec.student.model, *arguments])
+    head = spec.student.split_head
+    split = [f"split_at={head.split_at}", f"channels={head.channels}"] if head else []
+    return " ".join([spec.student.model, *arguments, *split])
 
 
 def _shape_of(spec: StageSpec) -> dict[str, Any]:

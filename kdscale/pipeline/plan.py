@@ -144,6 +144,7 @@ class _Planner:
                 "loader": self._stages[store].definition["store_kind"],
             },
             "frozen": dry.frozen, "model": dry.model, "cost": cost.document(),
+            **({"wire": dry.wire} if dry.wire else {}),
         }  # fmt: skip
         everyone = parents | {"data": (store, "store")}
         return PlannedStage(digest, spec.name, "train", everyone, 0, dry.model, cost, definition)

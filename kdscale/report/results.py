@@ -59,6 +59,10 @@ def figures(stage: StageRecord) -> dict[str, float | None]:
     flat |= {"params": _number(stage.params), "flops": _number(stage.flops)}
     flat |= {"params_m": _scaled(stage.params, 1e6), "flops_m": _scaled(stage.flops, 1e6)}
     flat |= {"flops_g": _scaled(stage.flops, 1e9), "latency_p95_ms": _number(results.get("latency_p95_ms"))}
+    extra = results.get("extra") or {}
+    flat |= {f"top1_of/{name}": _number(top1) for name, top1 in (extra.get("top1_of") or {}).items()}
+    wire = extra.get("wire") or {}
+    flat |= {"wire_bytes": _number(wire.get("bytes")), "input_bytes": _number(wire.get("input_bytes"))}
     for name in ("agreement", "kl", "teacher_top1"):
         flat[name] = _number(next(iter((results.get(name) or {}).values()), None))
     if stage.done:  # what is still training has no figure yet that could be compared

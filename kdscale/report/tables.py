@@ -93,7 +93,7 @@ def group_grid(groups: Sequence[Group], title: str = "") -> Grid:
         columns.append((Column(f"over {BASELINE}"), lambda g: gain_cell(g, groups)))
     columns.append((Column("val %"), lambda g: Cell(percent(g.mean("val/top1")))))
     columns.append((Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))))
-    columns += _teachers_own(groups)
+    columns += [*_teachers_own(groups), *_wires(groups)]
     if any(best_on_test(g) for g in groups):
         columns.append((Column("best on test (biased)"), lambda g: Cell(percent(best_on_test(g)), tone="muted")))
     columns.append((Column("params"), lambda g: Cell(count(g.mean("params") or None))))
@@ -121,6 +121,7 @@ def stage_grid(sweep: SweepRecord) -> Grid:
         (Column("Δ teacher", title="points to its first teacher"), lambda g: Cell(to_teacher(g))),
         (Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))),
         *_teachers_own(groups),
+        *_wires(groups),
         (Column("latency"), lambda g: Cell(millis(g.mean("latency_ms")))),
         (Column("img/s", optional=True), lambda g: Cell(count(g.mean("images_per_s")))),
         (Column("time", optional=True), lambda g: Cell(short_duration(g.mean("wall_s")))),
@@ -194,6 +195,22 @@ def _teachers_own(groups: Sequence[Group]) -> Columns:
         return []
     words = "top-1 of whom it hears: of its ensemble, where it has one"
     return [(Column("teacher %", title=words, optional=True), lambda g: Cell(percent(g.mean("teacher_top1"))))]
+
+
+def _wires(groups: Sequence[Group]) -> Columns:
+    """What split heads send, and what it would be without rounding to bytes."""
+    if all(g.mean("wire_bytes") is None for g in groups):
+        return []
+    words = "top-1 if what is sent were not rounded to bytes"
+    return [
+        (Column("sent B", title="bytes a sample that a split head sends"), _sent),
+        (Column("unrounded %", title=words, optional=True), lambda g: Cell(percent(g.mean("top1_of/float_wire")))),
+    ]
+
+
+def _sent(group: Group) -> Cell:
+    sent, image = group.mean("wire_bytes"), group.mean("input_bytes")
+    return Cell(DASH) if sent is None or image is None else Cell(f"{sent:,.0f}", f"of its image's {image:,.0f}")
 
 
 def _axis(group: Group, axis: str) -> str:

@@ -24,8 +24,9 @@ from kdscale.engines.deepspeed import DeepSpeedEngine
 from kdscale.errors import ShapeError, StageError
 from kdscale.nn.network import Network
 from kdscale.nn.precision import autocast_of
+from kdscale.nn.split_head import split_head_of
 from kdscale.nn.sync_bn import average_buffers, measure_anew, to_sync_bn
-from kdscale.nn.weights import fit_tensors
+from kdscale.nn.weights import fit_tensors, within
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Assembled, Parent, assemble, image_size
 from kdscale.pipeline.freezing import freeze, keep_frozen_in_eval
@@ -277,6 +278,7 @@ def _initialise(model: nn.Module, parent: Parent, spec: StageSpec) -> None:
     """Start from another stage's weights, except the parts that start fresh."""
     assert parent.weights is not None
     assert spec.init_from is not None
-    skip = spec.init_from.skip
-    saved = {k: v for k, v in load_file(parent.weights).items() if k.partition(".")[0] not in skip}
+    found = None if parent.spec.student.split_head else split_head_of(model)
+    skip = [*spec.init_from.skip, *(found[1].replaced if found else ())]  # the parts that a head stands for
+    saved = {k: v for k, v in load_file(parent.weights).items() if not within(k, skip)}
     fit_tensors(model, saved, strict=skip or True, source=f"init_from {spec.init_from.from_}")

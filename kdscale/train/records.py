@@ -84,7 +84,11 @@ def results_of(
         "per_class": figures.per_class,
         "class_names": list(definition["data"]["info"]["class_names"]),
         "test_rows": figures.samples,
-        "extra": ({"cache": caches} if caches else {}) | ({"top1_of": figures.top1_of} if figures.top1_of else {}),
+        "extra": {
+            name: found
+            for name, found in (("cache", caches), ("top1_of", figures.top1_of), ("wire", definition.get("wire")))
+            if found
+        },
     }
 
 

@@ -180,3 +180,16 @@ def test_a_cache_of_another_kind_of_record_does_not_serve(planning: Planning) ->
     assert [stage.model for stage in other.stages.values() if stage.kind == "fill"] == [
         "resnet_cifar depth=8: 8 views, top 3 + uniform, 26 B each"
     ]
+
+
+def test_what_a_split_head_sends_is_said_beside_the_image(planning: Planning) -> None:
+    head = {"split_at": "stage2", "channels": 3, "size": 4}
+    hints = {"name": "fitnet", "regressor": "none", "taps": {"student": ["stage2"], "teacher": ["stage2"]}}
+    split = {
+        "student": SMALL | {"split_head": head}, "teachers": {"teacher": {"from": "teacher"}}, "init_from": "teacher",
+        "strategy": "split_head", "losses": [hints],
+    }  # fmt: skip
+    text = shown(plan_screen(planning(student=split)[0]))
+    assert "student: sends 48 bytes a sample, 18.8 % of its image's 256, after " in text
+    assert "split_at=stage2 channels=3" in text
+    assert "teacher: sends" not in text

@@ -126,3 +126,18 @@ def test_a_single_value_a_channel_is_refused_in_training_only() -> None:
     with pytest.raises(ShapeError, match=r"fitnet.*one value a channel.*batch_size"):
         hints(one, teacher, BATCH.first(1))
     assert hints.eval()(one, teacher, BATCH.first(1)).shape == (1,)
+
+
+@given(seed=st.integers(0, 999))
+def test_without_a_regressor_features_are_compared_as_they_are(seed: int) -> None:
+    ours, theirs = torch.from_numpy(np.random.default_rng(seed).normal(size=(2, 4, 3, 5, 5)))
+    hints = loss((3, 5, 5), (3, 5, 5), regressor="none")
+    assert [*hints.parameters()] == []
+    torch.testing.assert_close(value(hints, ours, theirs), (ours - theirs).square().mean((1, 2, 3)))
+    assert value(hints, theirs, theirs).abs().max() == 0
+
+
+@pytest.mark.parametrize("teacher", [(4, 5, 5), (3, 4, 4)])
+def test_without_a_regressor_shapes_agree(teacher: Shape) -> None:
+    with pytest.raises(ShapeError, match=r"regressor none .*\[3, 5, 5\].*conv_bn"):
+        loss((3, 5, 5), teacher, regressor="none")

@@ -128,7 +128,7 @@ def test_features_are_held_only_while_networks_are_asked() -> None:
         (Bypassed, "stage2", "reads more than its output"),
         (Twice, "first", "fires 2 times"),
         (Picky, "stage2", "does not run from stage2 on"),
-        (Chain, "head", "nothing is left to branch"),
+        (Chain, "head", "nothing is left behind it"),
         (Chain, "inner", "is silent"),
         (Pairs, "pair", "gives a tuple, not a tensor"),
     ],

@@ -126,3 +126,17 @@ def test_prime_aware_starts_from_the_best_of_the_plain_stage(tmp_path: Path) -> 
     init = trials["plain"]["init"].digest
     starts = {label: trial["student"].parents.get("init_from") for label, trial in trials.items()}
     assert starts == {"dimension": (init, "best"), "sample": (init, "best"), "plain": (init, "best"), "cold": None}
+
+
+def test_all_split_students_start_from_one_teacher_and_send_the_same_bytes(tmp_path: Path) -> None:
+    trials = planned("split", tmp_path)[1]
+    assert len({trial["teacher"].digest for trial in trials.values()}) == 1
+    students = {label: trial["student"] for label, trial in trials.items()}
+    teacher = trials["naive"]["teacher"].digest
+    assert all(student.parents["init_from"] == (teacher, "last") for student in students.values())
+    assert len({student.digest for student in students.values()}) == 3
+    wires = [student.definition["wire"] for student in students.values()]
+    assert wires[1:] == wires[:-1]
+    assert (wires[0]["bytes"], wires[0]["input_bytes"]) == (2 * 7 * 7, 28 * 28)
+    assert wires[0]["device_flops"] < 0.1 * trials["naive"]["teacher"].cost.flops
+    assert "wire" not in trials["naive"]["teacher"].definition
