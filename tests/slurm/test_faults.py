@@ -56,14 +56,12 @@ def test_a_rank_that_hangs_is_named_and_ended(drill: Make, undisturbed: Callable
     os.kill(pids_of(box, "teacher")[1], signal.SIGSTOP)
 
     def told() -> list[str]:
-        """Beside it the rank that waited may say that its neighbour has gone."""
+        """By rank 0, and by rank 1 where SLURM, ending the step, lets it go on first; others may miss a neighbour."""
         texts = [path.read_text() for path in box.stage("teacher").logs.glob("attempt1-*.error.json")]
         return [text for text in texts if "RankHung" in text]
 
     wait_until(told, 60)
-    [said] = told()
-    assert "rank 1 says nothing" in said
-    assert "at step" in said
+    assert all("rank 1 says nothing" in said and "at step" in said for said in told())
     log = (box.stage("teacher").logs / "attempt1-rank0.log").read_text()
     assert "most recent call first" in log
     assert "in train_step" in log
