@@ -93,7 +93,7 @@ def build_network(  # noqa: PLR0913
         model = _make(origin, student, logits, seen)
         if device != "meta":
             _load(model, student, snapshot)
-        network = Network(model, seen, taps, own_taps=student.taps, class_map=indices)
+        network = Network(model, seen, taps, own_taps=student.taps, class_map=indices, per_pixel=info.per_pixel)
     return network.to(device)
 
 
