@@ -22,12 +22,15 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 __all__ = [
-    "Batch", "Dataset", "DatasetInfo", "Engine", "Loss", "Losses", "Modifier", "Outputs", "PluginConfig", "Shapes",
-    "Source", "Strategy", "Taught", "Teacher", "Term", "Tracker", "Weighted",
+    "IGNORED", "Batch", "Dataset", "DatasetInfo", "Engine", "Loss", "Losses", "Modifier", "Outputs", "PluginConfig",
+    "Shapes", "Source", "Strategy", "Taught", "Teacher", "Term", "Tracker", "Weighted",
 ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------- data
+
+IGNORED = 255
+"""Label of a pixel that no loss and no figure counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,13 @@ class DatasetInfo:
     """Per channel, of pixels in [0, 1]."""
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+    per_pixel: bool = False
+    """Whether pixels have classes: an image then has one more channel, its class + 1, or 0 where that is not known."""
+
+    @property
+    def planes(self) -> int:
+        """Channels as stored, with the classes of pixels."""
+        return self.channels + self.per_pixel
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> DatasetInfo:
@@ -54,7 +64,10 @@ class DatasetInfo:
 
 @runtime_checkable
 class Source(Protocol):
-    """Read-only samples in row order: `source[row]` is (uint8 image (H, W, K), label)."""
+    """Read-only samples in row order: `source[row]` is (uint8 image (H, W, planes), label).
+
+    Where pixels have classes the label is the one that rows are stratified by.
+    """
 
     def __len__(self) -> int: ...
 
@@ -80,7 +93,8 @@ class Batch:
     """One rank's share of one step: one uint8 view of each row, before any network's normalisation."""
 
     images: UInt8[Tensor, "B K H W"]
-    labels: Int64[Tensor, "B"]
+    labels: Int64[Tensor, "B *pixels"]
+    """(B, H, W) where pixels have classes, IGNORED among them."""
     rows: Int64[Tensor, "B"]
     """Row numbers of the full train set (of the test set in evaluation)."""
     view: int
@@ -115,7 +129,7 @@ class Batch:
 class Outputs:
     """What a network answers: logits, the tapped features in the order asked for, and of what is `Strategy.beside`."""
 
-    logits: Float[Tensor, "B C"]
+    logits: Float[Tensor, "B C *pixels"]
     features: list[Tensor] = field(default_factory=list)
     pixels: Tensor | None = None
     """The images (B, K, H, W) in [0, 1], a leaf of the logits' graph, where a term differentiates by them."""
@@ -123,7 +137,7 @@ class Outputs:
     """The class that it holds most probable, where logits were completed from a record and may not tell."""
     beside: Mapping[str, Float[Tensor, "B C"]] = field(default_factory=dict, kw_only=True)
 
-    def at(self, temperature: float, student: Float[Tensor, "B C"], own: float = 1.0) -> Outputs:
+    def at(self, temperature: float, student: Float[Tensor, "B C *pixels"], own: float = 1.0) -> Outputs:
         """For a loss that divides by `temperature`, the student's logits by `own`: a part record is completed."""
         return self
 
@@ -189,6 +203,7 @@ class Loss(nn.Module):
     relational: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
     needs_input_grad: ClassVar[bool] = False
+    dense: ClassVar[bool] = False  # takes logits (B, C, H, W) and labels (B, H, W), which the others do not
     undecayed: ClassVar[tuple[str, ...]] = ()
     """How the names of its parameters begin that never take weight decay, such as variances."""
 

@@ -42,13 +42,13 @@ class Converter:
     """
 
     def __init__(self, info: DatasetInfo, side: int, encoding: Literal["raw", "jpeg"]) -> None:
-        if encoding == "jpeg" and info.channels not in (1, 3):
-            raise ConfigError(f"data.store: jpeg holds 1 or 3 channels, this data has {info.channels}: use raw")
+        if encoding == "jpeg" and info.planes not in (1, 3):
+            raise ConfigError(f"data.store: jpeg holds 1 or 3 channels, this data has {info.planes}: use raw")
         self.info, self.side, self.encoding = info, side, encoding
 
     def bytes_at_least(self, rows: int) -> int:
         """Bytes that so many rows need on disk whatever they show; JPEG hardly ever shrinks images fiftyfold."""
-        pixels = rows * self.side**2 * self.info.channels
+        pixels = rows * self.side**2 * self.info.planes
         return pixels // 50 if self.encoding == "jpeg" else pixels
 
     def records(self, source: Source, split: str) -> Iterator[Record]:
@@ -78,20 +78,23 @@ class Converter:
             raise
         except Exception as error:  # a data set's own reader may raise anything on a damaged file
             raise DataError(f"{split} row {row} cannot be read: {type(error).__name__}: {error}") from error
-        channels, classes = self.info.channels, self.info.classes
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        planes, classes = self.info.planes, self.info.classes
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != planes or 0 in image.shape:
             shape = f"{image.dtype} {image.shape}"
-            raise DataError(f"{split} row {row} is {shape}, expected uint8 (height, width, {channels})")
+            raise DataError(f"{split} row {row} is {shape}, expected uint8 (height, width, {planes})")
         if not 0 <= label < classes:
             raise DataError(f"{split} row {row} has label {label}, expected 0 to {classes - 1}")
-        pixels = squared(image, self.side)
+        if self.info.per_pixel and image[:, :, -1].max() > classes:
+            raise DataError(f"{split} row {row} has a pixel of class {image[:, :, -1].max() - 1}, of {classes} classes")
+        pixels = squared(image, self.side, per_pixel=self.info.per_pixel)
         return (encode_jpeg(pixels) if self.encoding == "jpeg" else pixels), int(label)
 
 
-def squared(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def squared(image: NDArray[np.uint8], side: int, *, per_pixel: bool = False) -> NDArray[np.uint8]:
     """Shrink an image (H, W, K) until its shorter side is `side`, then cut or pad its centre to (side, side, K).
 
-    Images that are smaller are padded with zeros, never enlarged.
+    Images that are smaller are padded with zeros, never enlarged. Of classes of pixels, the last plane with
+    `per_pixel`, none is averaged with another.
     """
     height, width, channels = image.shape
     if (height, width) == (side, side):
@@ -99,7 +102,8 @@ def squared(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     shorter = min(height, width)
     if shorter > side:
         height, width = round(height * side / shorter), round(width * side / shorter)
-        image = _shrunk(image, height, width)
+        shrunk = _shrunk(image[:, :, :-1] if per_pixel else image, height, width)
+        image = np.dstack([shrunk, _picked(image[:, :, -1], height, width)]) if per_pixel else shrunk
     out = np.zeros((side, side, channels), np.uint8)
     taken = [(max(0, (n - side) // 2), max(0, (side - n) // 2), min(n, side)) for n in (height, width)]
     (top, down, high), (left, right, wide) = taken
@@ -114,6 +118,11 @@ def _shrunk(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
         np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)) for plane in planes
     ]
     return resized[0] if image.shape[2] == 3 else np.stack(resized, axis=2)
+
+
+def _picked(plane: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The nearest pixel (H, W) of each of the result's."""
+    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.NEAREST))
 
 
 def encode_jpeg(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -31,6 +31,7 @@ from kdscale.data.views import (
     eval_views,
     make_views,
     mix,
+    parted,
     partner_rows,
 )
 from kdscale.errors import ConfigError, DataError
@@ -75,8 +76,7 @@ class TrainViews:
             return
         with closing(self._mixed(rows, view) if self.scheme.augment.mixes else self._plain(rows, view)) as views:
             for mine, (images, mixed) in zip(rows, views, strict=True):
-                labels = torch.from_numpy(self.labels[mine])
-                batch = Batch(_tensor(images), labels, torch.from_numpy(mine), view)
+                batch = _batch(images, self.labels, mine, view, per_pixel=self.scheme.per_pixel)
                 yield replace(batch, labels_b=mixed.get("labels_b"), lam=mixed.get("lam"))
 
     def _plain(self, rows: Sequence[Rows], view: int) -> Generator[Views, None, None]:
@@ -205,12 +205,18 @@ class EvalLoader:
         with closing(reader.read(self._rows, self._batch_size, self._views)) as views:
             for index, images in enumerate(views):
                 rows = self._rows[index * self._batch_size : (index + 1) * self._batch_size]
-                labels = torch.from_numpy(self._labels[rows])
-                yield Batch(_tensor(images), labels, torch.from_numpy(rows.copy()), view=0, step=index)
+                per_pixel = self._store.info.per_pixel
+                yield replace(_batch(images, self._labels, rows.copy(), 0, per_pixel=per_pixel), step=index)
 
     def _views(self, images: Bytes, rows: Rows) -> Bytes:
         del rows
-        return eval_views(images, self._size)
+        return eval_views(images, self._size, per_pixel=self._store.info.per_pixel)
+
+
+def _batch(views: Bytes, labels: Rows, rows: Rows, view: int, *, per_pixel: bool) -> Batch:
+    """A batch of views, with each row's label (B,), or those of its pixels (B, S, S), which are the last plane."""
+    images, own = parted(views) if per_pixel else (views, labels[rows])
+    return Batch(_tensor(images), torch.from_numpy(own), torch.from_numpy(rows), view)
 
 
 def _tensor(images: Bytes) -> Tensor:

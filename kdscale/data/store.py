@@ -148,7 +148,7 @@ def _convert(dataset: Dataset, data: DataConfig, folder: Path, kind: Kind, progr
 def _write_images(
     folder: Path, split: str, records: Iterator[Record], converter: Converter, kind: Kind, rows: int
 ) -> None:
-    side, channels, jpeg = converter.side, converter.info.channels, converter.encoding == "jpeg"
+    side, channels, jpeg = converter.side, converter.info.planes, converter.encoding == "jpeg"
     if kind == "ffcv":
         from kdscale.data.ffcv_write import write_beton
 

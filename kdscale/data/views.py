@@ -17,7 +17,10 @@ from kdscale.config.schema import AugmentConfig, DataConfig
 from kdscale.data import view_draws, view_pixels
 from kdscale.draws import seed_of
 
-__all__ = ["VIEWS_REVISION", "Bytes", "ViewFunction", "ViewScheme", "eval_views", "make_views", "mix", "partner_rows"]
+__all__ = [
+    "VIEWS_REVISION", "Bytes", "ViewFunction", "ViewScheme", "eval_views", "make_views", "mix", "parted",
+    "partner_rows",
+]  # fmt: skip
 
 VIEWS_REVISION = 1
 """Raised whenever a view's pixels change: it enters what teacher caches are keyed by."""
@@ -38,12 +41,14 @@ class ViewScheme:
     view_seed: int
     fill: tuple[int, ...]
     """The data set's mean pixel, per channel: what cutout leaves."""
+    per_pixel: bool = False
+    """Whether the last plane is classes of pixels: they move with the image, and none is averaged with another."""
 
     @classmethod
     def of(cls, data: DataConfig, info: DatasetInfo) -> ViewScheme:
         """The scheme that a stage's data section asks for."""
         fill = tuple(int(255 * mean + 0.5) for mean in info.mean)
-        return cls(data.size or info.size, data.augment, data.view_seed, fill)
+        return cls(data.size or info.size, data.augment, data.view_seed, fill, info.per_pixel)
 
     def states(self, rows: Rows, view: int) -> NDArray[np.uint64]:
         """(B,) states that everything is drawn from."""
@@ -71,18 +76,28 @@ def make_views(images: Bytes, rows: Rows, view: int, scheme: ViewScheme) -> Byte
     if augment.jitter is not None:
         strengths = (augment.jitter.brightness, augment.jitter.contrast, augment.jitter.saturation)
         reach = tuple(round(strength * 2**view_draws.UNIT_BITS) for strength in strengths)
-        view_pixels.jitter_colours(out, view_draws.factors(states, reach))
+        colours = np.ascontiguousarray(out[..., :-1]) if scheme.per_pixel else out
+        view_pixels.jitter_colours(colours, view_draws.factors(states, reach))
+        out[..., : colours.shape[3]] = colours
     if augment.cutout:
         fill = np.array(scheme.fill, np.uint8)
         view_pixels.cut_out(out, view_draws.centres(states, scheme.size, False), augment.cutout, fill)
     return out
 
 
-def eval_views(images: Bytes, size: int) -> Bytes:
+def eval_views(images: Bytes, size: int, *, per_pixel: bool = False) -> Bytes:
     """The plain view: (B, T, T, K) padded with zeros, or resized, to (B, S, S, K) in memory of its own."""
     if images.shape[1] > size:
-        return _resampled(images, _whole(images), size)
+        return _resampled(images, _whole(images), size, per_pixel)
     return _placed(images, None, size)
+
+
+def parted(views: Bytes) -> tuple[Bytes, Rows]:
+    """Part views whose last plane is classes of pixels into images (B, S, S, K) and labels (B, S, S).
+
+    A plane of bytes holds class + 1: what was padded is 0, which becomes IGNORED.
+    """
+    return np.ascontiguousarray(views[..., :-1]), (views[..., -1] - np.uint8(1)).astype(np.int64)
 
 
 def partner_rows(rows: Rows, view: int, scheme: ViewScheme, pool: Rows) -> Rows:
@@ -116,14 +131,26 @@ def _zoomed(images: Bytes, states: NDArray[np.uint64], scheme: ViewScheme) -> By
     """Cut random boxes, or shrink what is stored larger than views are; the rest comes back as it is."""
     wish, source = scheme.augment.resized_crop, images.shape[1]
     if wish is not None:
-        return _resampled(images, view_draws.boxes(states, source, wish.scale, wish.ratio), scheme.size)
-    return _resampled(images, _whole(images), scheme.size) if source > scheme.size else images
+        boxes = view_draws.boxes(states, source, wish.scale, wish.ratio)
+        return _resampled(images, boxes, scheme.size, scheme.per_pixel)
+    return _resampled(images, _whole(images), scheme.size, scheme.per_pixel) if source > scheme.size else images
 
 
-def _resampled(images: Bytes, boxes: Rows, size: int) -> Bytes:
+def _resampled(images: Bytes, boxes: Rows, size: int, per_pixel: bool) -> Bytes:  # noqa: FBT001
+    if per_pixel:
+        pictures = _resampled(np.ascontiguousarray(images[..., :-1]), boxes, size, per_pixel=False)
+        return np.concatenate([pictures, _nearest(images[..., -1], boxes, size)[..., None]], axis=3)
     out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     view_pixels.resample_boxes(images, boxes, out)
     return out
+
+
+def _nearest(planes: Bytes, boxes: Rows, size: int) -> Bytes:
+    """Of each plane (B, T, T) its box (top, left, height, width), by the pixel under each centre, as (B, S, S)."""
+    centres = 2 * np.arange(size) + 1
+    down, across = (boxes[:, k, None] + centres * boxes[:, k + 2, None] // (2 * size) for k in (0, 1))
+    picked: Bytes = planes[np.arange(len(planes))[:, None, None], down[:, :, None], across[:, None, :]]
+    return picked
 
 
 def _placed(images: Bytes, moves: Rows | None, size: int) -> Bytes:

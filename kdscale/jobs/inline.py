@@ -13,6 +13,7 @@ from kdscale.errors import KDScaleError, StageHeld
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.machine import threads_of
 from kdscale.pipeline.planned import Plan, PlannedStage
+from kdscale.report.rating import said
 from kdscale.train.convert import run_conversion
 from kdscale.train.fill_cache import run_fill
 from kdscale.train.stage import run_stage
@@ -73,5 +74,5 @@ def run_one(root: Root, stage: PlannedStage, stop: Stop) -> str:
 def _headline(root: Root, stage: PlannedStage) -> str:
     folder = root.stage(stage.digest)
     state = folder.state() if folder else {}
-    top1 = state.get("results", {}).get("top1")
-    return f"top-1 {top1:.4f} on test" if top1 is not None else str(state.get("reason", ""))
+    found = said(state.get("results", {}))
+    return f"{found} on test" if found else str(state.get("reason", ""))

@@ -10,6 +10,7 @@ from kdscale.errors import StageError
 from kdscale.jobs.wording import ago, clock
 from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
 from kdscale.pipeline.names import names_in, sweep_name
+from kdscale.report.rating import said
 
 __all__ = ["Family", "Use", "live_sweeps", "uses", "why"]
 
@@ -94,8 +95,8 @@ def _why_sweep(sweep: SweepFolder) -> Iterator[tuple[str, str]]:
 
 def _why_stage(stage: StageFolder, root: Root) -> Iterator[tuple[str, str]]:
     state, family, users = stage.state(), Family(root), uses(stage, root)
-    top1 = (state.get("results") or {}).get("top1")
-    figures = f"   top-1 {top1:.4f}" if top1 is not None else ""
+    found = said(state.get("results") or {})
+    figures = f"   {found}" if found else ""
     yield "stage", f"{stage.path.name}   {state['state']}{figures}   {state['reason']}".rstrip()
     yield "made by", _made_by(stage, state)
     yield "made from", _listed(family.parents(stage.digest12)) or "nothing"

@@ -60,7 +60,7 @@ def _cells(stage: StageView) -> dict[str, str]:
         "": f"{stage.step / steps:.0%}" if steps else "",
         "left": stage.status if stage.status != "running" else "" if left is None else duration(left),
         "img/s": figure(stage.metric("train/images_per_s"), ",.0f"),
-        "val top-1": figure(stage.metric("val/top1")),
+        "val top-1": stage.validated,
         "loss": figure(stage.metric("train/loss")),
         "host": host(stage) or (stage.job.nodes if stage.job else ""),
         "epoch": figure(stage.state.get("epoch"), ".2f"),

@@ -14,6 +14,7 @@ from typing import Any
 from kdscale.jobs.slurm.look import QueueLook
 from kdscale.jobs.slurm.queue import QueuedJob
 from kdscale.pipeline.artifacts import UNDER_WAY, StageFolder
+from kdscale.report.rating import RATINGS, said
 
 __all__ = ["StageView", "Tail"]
 
@@ -144,6 +145,12 @@ class StageView:
         return (self.state.get("results") or {}).get("top1")
 
     @property
+    def validated(self) -> str:
+        """Newest validation top-1, or mIoU, which says so; empty before there is any."""
+        top1, miou = self.metric("val/top1"), self.metric("val/miou")
+        return f"{RATINGS['miou']} {miou:.4f}" if miou is not None else "" if top1 is None else f"{top1:.4f}"
+
+    @property
     def unit(self) -> str:
         """What its steps are, to stand behind their number; empty where they are steps."""
         return UNITS.get(self.entry.get("kind", "train"), "")
@@ -157,8 +164,8 @@ class StageView:
     @property
     def outcome(self) -> str:
         """The figure of a finished stage: a network's accuracy, or how fast a cache was filled."""
-        if self.top1 is not None:
-            return f"top-1 {self.top1:.4f}"
+        if found := said(self.state.get("results") or {}):
+            return found
         return f"{self.images_per_s:,.0f} images/s" if self.status == "done" and self.images_per_s else ""
 
     def metric(self, name: str) -> float | None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from kdscale.jobs.overview import STYLE, StageView, SweepView
 from kdscale.jobs.wording import clock, duration, figure
 from kdscale.pipeline.artifacts import SweepFolder
+from kdscale.report.rating import rated
 
 __all__ = ["Watch"]
 
@@ -88,7 +89,11 @@ class Watch:
                 self.say(f"{stage.short} running" + (f", resumed at step {resumed:,}" if resumed else ""))
 
     def _say_done(self, stage: StageView) -> None:
-        said = f"  {stage.outcome}" + (" on test" if stage.top1 is not None else "") if stage.outcome else ""
+        said = (
+            f"  {stage.outcome}" + (" on test" if rated(stage.state.get("results") or {}) else "")
+            if stage.outcome
+            else ""
+        )
         self.say(f"{stage.short} done in {duration(stage.wall_s())}{said}")
 
     # ------------------------------------------------------------------ the table
@@ -157,7 +162,7 @@ def _cells(stage: StageView) -> dict[str, ProgressBar | str]:
         "steps": f"{stage.step:,}/{stage.steps:,}{stage.unit}",
         "epoch": figure(stage.state.get("epoch"), ".2f") if "epoch" in stage.state else "",
         "loss": figure(stage.metric("train/loss"), ".4f"),
-        "val top-1": figure(stage.metric("val/top1")),
+        "val top-1": stage.validated,
         "img/s": figure(stage.metric("train/images_per_s"), ",.0f"),
         "left": "evaluating" if evaluates else "" if left is None else duration(left),
     }

@@ -96,7 +96,7 @@ def build_network(  # noqa: PLR0913
             _splice(Network(model, seen, own_taps=student.taps), student.split_head, check=device != "meta")
         if device != "meta":
             _load(model, student, snapshot)
-        network = Network(model, seen, taps, own_taps=student.taps, class_map=indices)
+        network = Network(model, seen, taps, own_taps=student.taps, class_map=indices, per_pixel=info.per_pixel)
         check_taps(network)
     return network.to(device)
 

@@ -27,11 +27,12 @@ class Network(nn.Module):
     `network.model.state_dict()` is what is exported: nothing of this wrapper enters it.
 
     Args:
-        model: any module from images (B, K, H, W) to logits (B, C).
+        model: any module from images (B, K, H, W) to logits (B, C), or (B, C, H, W) with `per_pixel`.
         input: how the loader's images become what the model wants.
         taps: which features `Outputs.features` holds, in this order; one module may be read in several forms.
         own_taps: the user's names for module paths of a foreign model.
         class_map: index among the model's logits of each class of the data; None when they agree.
+        per_pixel: whether it answers for each pixel of what the loader yields.
 
     Raises:
         TapError: a tap does not exist.
@@ -47,12 +48,14 @@ class Network(nn.Module):
         *,
         own_taps: Mapping[str, str] | None = None,
         class_map: Sequence[int] | None = None,
+        per_pixel: bool = False,
     ) -> None:
         super().__init__()
         self.input = input
         self.model = model
         self.own_taps = dict(own_taps or {})
         self.input_grad = False
+        self.per_pixel = per_pixel
         self.taps = tuple(taps)
         located = locate(model, map(name_of, taps), own_taps)
         self._post_relu = {name: behind for name, (_, behind) in located.items()}
@@ -102,7 +105,7 @@ class Network(nn.Module):
 
         Raises:
             TapError: a tap is silent, fires twice, gives no tensor, is overwritten in place, or cannot have its form.
-            ShapeError: the model fails on such images, or does not answer with logits (B, C).
+            ShapeError: the model fails on such images, or does not answer with logits of the shape that is wanted.
         """
         features = self.dry(size).features
         return [tuple(feature.shape[1:]) for feature in features]
@@ -131,7 +134,9 @@ class Network(nn.Module):
         for catch in self.catches:
             catch.reset()
         logits = self.model(self.input(images))
-        if not isinstance(logits, Tensor) or logits.dim() != 2:
+        size = tuple(images.shape[2:]) if self.per_pixel else ()
+        if not isinstance(logits, Tensor) or logits.dim() < 2 or tuple(logits.shape[2:]) != size:
             kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ShapeError(f"{type(self.model).__name__} must answer with logits (B, C), not {kind}")
+            wanted = f"(B, C, {size[0]}, {size[1]}), since pixels have classes" if size else "(B, C)"
+            raise ShapeError(f"{type(self.model).__name__} must answer with logits {wanted}, not {kind}")
         return logits if self.class_map is None else logits[:, self.class_map]

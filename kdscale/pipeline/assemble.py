@@ -191,7 +191,7 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
     spec = seen.spec
     cls = plugins.load("losses", term.name)
     options = term.options
-    if term.name == "ce" and spec.train.label_smoothing:
+    if term.name in ("ce", "pixel_ce") and spec.train.label_smoothing:
         options = {"label_smoothing": spec.train.label_smoothing, **options}
     config = plugin_config(cls, options, where)
     teacher = _teacher_of(term, cls, list(spec.teachers), where)
@@ -267,4 +267,6 @@ def _made_up(info: DatasetInfo, size: int) -> Batch:
     shape = (4, info.channels, size, size)
     images: Tensor = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.arange(4) % info.classes
+    if info.per_pixel:
+        labels = labels[:, None, None].repeat(1, size, size)
     return Batch(images, labels, torch.arange(4), view=0)

@@ -159,4 +159,4 @@ def conversion_cost(definition: dict[str, Any], info: DatasetInfo) -> Cost:
     """Cost of converting a data set (raw pixels; JPEG is smaller)."""
     side = definition["store_size"]
     rows = info.train_rows + info.test_rows
-    return Cost(bytes=rows * side * side * info.channels, inodes=6)
+    return Cost(bytes=rows * side * side * info.planes, inodes=6)

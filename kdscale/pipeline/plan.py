@@ -27,6 +27,7 @@ from kdscale.pipeline.dry_run import DryRun, dry_run
 from kdscale.pipeline.engine_limits import refuse_what_the_engine_cannot_run
 from kdscale.pipeline.fill_stages import Reading, fill_name, with_fills
 from kdscale.pipeline.machine import Site, best_precision, processes_of
+from kdscale.pipeline.per_pixel import refuse_what_pixels_cannot
 from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial
 from kdscale.pipeline.references import in_depth, in_order, parents_first, parents_of
 from kdscale.pipeline.reuse import judge
@@ -106,6 +107,7 @@ class _Planner:
         if key in self._specs:
             return self._specs[key][0]
         _, info, fingerprint = self._dataset(spec.data)
+        refuse_what_pixels_cannot(spec, info)
         spec = resolve_caches(spec, info)
         refuse_what_the_cache_cannot_give(spec)
         refuse_labels(spec, info)

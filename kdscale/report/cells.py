@@ -28,13 +28,13 @@ MOST_TEACHERS = 3
 
 
 def accuracy_cell(group: Group, *, best: bool = False) -> Cell:
-    """Mean test top-1 with its interval, or what the group is doing; hovering shows the seeds."""
+    """Mean test accuracy, or mIoU, with its interval, or what the group is doing; hovering shows the seeds."""
     found = group.interval()
     if found is None:
         return Cell(_progress(group), tone="muted")
     done = sum(s.done for s in group.stages)
     note = "" if done == len(group.stages) else f"{done} of {len(group.stages)}"
-    seeds = ", ".join(percent(v) for v in group.values("top1").values())
+    seeds = ", ".join(percent(v) for v in group.values("rating").values())
     return Cell(percent(found), note, best, "muted" if note else "", f"{group.label}: {seeds}", found.mean)
 
 
@@ -58,13 +58,14 @@ def matrix_cell(group: Group, groups: Sequence[Group], *, best: bool) -> Cell:
 
 def leader(groups: Sequence[Group]) -> Group | None:
     """The group with the highest validation accuracy; None for a single one, or where nothing was validated."""
-    rated = [(value, g) for g in groups if (value := g.mean("val/top1")) is not None and g.mean("top1") is not None]
+    rated = [(value, g) for g in groups if (value := g.mean("val/rating")) is not None and g.mean("rating") is not None]
     return max(rated, key=lambda pair: pair[0])[1] if len(rated) > 1 else None
 
 
 def best_on_test(group: Group) -> Interval | None:
     """The papers' figure: the epoch chosen on test, biased upwards."""
-    return interval([float(v) for s in group.stages if (v := s.results.get("best_top1_on_test")) is not None])
+    keys = ("best_top1_on_test", "best_miou_on_test")
+    return interval([float(v) for s in group.stages for key in keys if (v := s.results.get(key)) is not None])
 
 
 def same_network_alone(group: Group, groups: Sequence[Group]) -> Group | None:
@@ -83,7 +84,7 @@ def _network(group: Group) -> tuple[object, ...]:
 def to_teacher(group: Group) -> str:
     """Mean difference of each stage to its own first teacher."""
     pairs = [(s, teachers[0]) for s in group.stages if (teachers := group.sweep.teachers(s))]
-    known = [s.results["top1"] - t.results["top1"] for s, t in pairs if "top1" in s.results and "top1" in t.results]
+    known = [s.rating - t.rating for s, t in pairs if s.rating is not None and t.rating is not None]
     return points(sum(known) / len(known)) if known else DASH
 
 
@@ -120,8 +121,8 @@ def _taught_by(groups: Sequence[Group]) -> list[str]:
     """The networks that taught the groups, where they are no rows themselves and few enough to be named."""
     rows = {s.digest for g in groups for s in g.stages}
     found = {t.digest: t for g in groups for s in g.stages for t in g.sweep.teachers(s)}
-    known = [t for digest, t in found.items() if digest not in rows and "top1" in t.results]
-    said = "; ".join(f"{t.name} {percent(t.results['top1'])} % ({t.model}, {count(t.params)})" for t in known)
+    known = [t for digest, t in found.items() if digest not in rows and t.rating is not None]
+    said = "; ".join(f"{t.name} {percent(t.rating)} % ({t.model}, {count(t.params)})" for t in known)
     return [f"Taught by {said}."] if 0 < len(known) <= MOST_TEACHERS else []
 
 

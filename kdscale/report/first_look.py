@@ -133,14 +133,18 @@ def _warning(value: float, share: float, *, alone: bool) -> str:
 def _chance(stage: StageRecord, term: str) -> str:
     """Cross-entropy of a fresh network lies near ln C; far from it something is wrong, or it starts trained."""
     classes = len(stage.class_names)
-    return f"a fresh network starts near ln {classes} = {math.log(classes):.2f}" if term == "ce" and classes > 1 else ""
+    return (
+        f"a fresh network starts near ln {classes} = {math.log(classes):.2f}"
+        if term in ("ce", "pixel_ce") and classes > 1
+        else ""
+    )
 
 
 def _sheet(stages: Sequence[StageRecord], also: str) -> Sheet:
     stage = stages[0]
     assert stage.folder is not None
     with np.load(stage.folder / "views.npz", allow_pickle=False) as arrays:
-        images, labels = arrays["images"], arrays["labels"]
+        images, labels = arrays["images"], arrays.get("labels")
         guesses = arrays.get("teacher_top1")
         sure = arrays.get("teacher_confidence")
     classes = stage.class_names
@@ -151,13 +155,15 @@ def _sheet(stages: Sequence[StageRecord], also: str) -> Sheet:
     views = [
         View(
             _data_uri(images[i]),
-            word(int(labels[i])),
+            word(int(labels[i])) if labels is not None else "",
             word(int(guesses[i])) if guesses is not None else "",
             float(sure[i]) if sure is not None else None,
         )
         for i in range(min(MOST_VIEWS, len(images)))
     ]
-    agreement = float(np.mean(guesses == labels)) if guesses is not None and len(labels) else None
+    agreement = (
+        float(np.mean(guesses == labels)) if guesses is not None and labels is not None and len(labels) else None
+    )
     height, width, channels = images.shape[1:]
     size = f"{width} × {height} px, {'grey' if channels == 1 else 'colour'}"
     return Sheet(_names(stages), also, size, views, agreement, len(images), max(width, height) <= SMALL_PX)

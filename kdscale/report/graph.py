@@ -50,7 +50,7 @@ class Node:
     @property
     def figure(self) -> str:
         """Accuracy and size, or in its place the accuracy of the ensemble that it hears; what is there of it."""
-        known = [s.results["top1"] for s in self.stages if "top1" in s.results]
+        known = [s.rating for s in self.stages if s.rating is not None]
         found = interval(known)
         if found is None:
             return ""

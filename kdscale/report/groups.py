@@ -64,7 +64,7 @@ class Group:
         found = {m.key: figures(m.stage).get(metric) for m in first.values()}
         return {key: value for key, value in sorted(found.items()) if value is not None}
 
-    def interval(self, metric: str = "top1") -> Interval | None:
+    def interval(self, metric: str = "rating") -> Interval | None:
         """Mean and 95 % interval of a figure."""
         return interval(list(self.values(metric).values()))
 
@@ -152,7 +152,7 @@ def baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
     return next((g for g in same if g.axes in wanted), None)
 
 
-def against(group: Group, other: Group | None, metric: str = "top1") -> Paired | None:
+def against(group: Group, other: Group | None, metric: str = "rating") -> Paired | None:
     """The difference of two groups, paired by what both were averaged over."""
     return None if other is None else paired(_keys(group.values(metric)), _keys(other.values(metric)))
 

@@ -78,12 +78,12 @@ class Provenance:
 
 def headline(sweep: SweepRecord, groups: Sequence[Group]) -> Headline:
     """Say what came out: the group that leads on validation, or the last stage of a single chain."""
-    finished = [g for g in groups if g.mean("top1") is not None]
+    finished = [g for g in groups if g.mean("rating") is not None]
     if not finished:
         return Headline("Nothing is finished yet", f"{plural(len(sweep.stages), 'stage')}: {states(sweep)}.", [])
-    rated = [g for g in finished if g.mean("val/top1") is not None]
+    rated = [g for g in finished if g.mean("val/rating") is not None]
     if len(groups) > 1 and rated:
-        return _of_many(sweep, max(rated, key=lambda g: g.mean("val/top1") or 0.0), groups)
+        return _of_many(sweep, max(rated, key=lambda g: g.mean("val/rating") or 0.0), groups)
     if len(groups) > 1:
         title = f"{len(finished)} of {plural(len(groups), 'group')} finished"
         return Headline(title, "Nothing was held out for validation, so none of them is named best.", [])
@@ -99,7 +99,8 @@ def savings(sweep: SweepRecord) -> Savings:
     spared = sum(s.results.get("wall_s") or 0.0 for s in wanted) - sum(s.results.get("wall_s") or 0.0 for s in fresh)
     return Savings(
         len(wanted), len(fresh), len(unique) - len(fresh), len(wanted) - len(unique),
-        sum(s.cost.get("train_flops") or 0.0 for s in wanted), sum(s.cost.get("train_flops") or 0.0 for s in fresh),
+        sum((s.cost.get("train_flops") or 0.0 for s in wanted), 0.0),
+        sum((s.cost.get("train_flops") or 0.0 for s in fresh), 0.0),
         spared if known else None,
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ def _of_many(sweep: SweepRecord, best: Group, groups: Sequence[Group]) -> Headli
     top1, gain = best.interval(), against(best, baseline_of(best, groups))
     seeds = f"over {plural(top1.n, best.repeats)}" if top1 and top1.n > 1 else "for one seed"
     lead = f"Chosen among {plural(len(groups), 'group')} by its mean validation accuracy; the figure is test, {seeds}."
-    tiles = [Tile(percent(top1), "%", f"test top-1 of {best.label}")]
+    tiles = [Tile(percent(top1), "%", f"test {sweep.rated_by} of {best.label}")]
     if gain:
         sure = f", {p_value(gain.p)}" if gain.p is not None else ""
         tiles.append(Tile(points(gain.mean), "points", f"over {BASELINE}, the same network on labels alone{sure}"))
@@ -155,8 +156,9 @@ def _of_one(sweep: SweepRecord, group: Group) -> Headline:
     rows = stage.results.get("test_rows")
     on = f"{rows:,} test images" if rows else "the test set"
     seeds = f", mean and 95 % interval over {plural(top1.n, 'seed')}" if top1 and top1.n > 1 else ""
-    lead = f"Top-1 on {on} with the weights of the last epoch{seeds}; nothing was chosen on test."
-    tiles = [Tile(percent(top1), "%", f"test top-1 of {name}")]
+    what = {"top-1": "Top-1"}.get(sweep.rated_by, sweep.rated_by)
+    lead = f"{what} on {on} with the weights of the last epoch{seeds}; nothing was chosen on test."
+    tiles = [Tile(percent(top1), "%", f"test {sweep.rated_by} of {name}")]
     alone = same_network_alone(group, _other_stages(sweep))
     if alone and (gain := against(group, alone)):
         sure = f", {p_value(gain.p)}" if gain.p is not None else ""
@@ -182,12 +184,12 @@ def _teacher_tiles(sweep: SweepRecord, group: Group) -> list[Tile]:
     if first is stage:
         return []
     tiles = []
-    if "top1" in first.results and (mean := group.mean("top1")) is not None:
+    if first.rating is not None and (mean := group.mean("rating")) is not None:
         tiles.append(
             Tile(
-                points(mean - first.results["top1"]),
+                points(mean - first.rating),
                 "points",
-                f"to {first.name}, which has {percent(first.results['top1'])} %",
+                f"to {first.name}, which has {percent(first.rating)} %",
             )
         )
     if stage.params and first.params and not 0.95 < (ratio := first.params / stage.params) < 1.05:

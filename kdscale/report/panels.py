@@ -33,7 +33,12 @@ MOST_CURVE_ROWS = 12
 MOST_TEACHERS = 12
 MEASURED = "What strategies measure"
 _UNDRAWN = {"train/images_per_s", "train/skipped"}
-_CURVES = {"train/loss": "training loss", "val/top1": "validation top-1 %", "train/lr": "learning rate"}
+_CURVES = {
+    "train/loss": "training loss",
+    "val/top1": "validation top-1 %",
+    "val/miou": "validation mIoU %",
+    "train/lr": "learning rate",
+}
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,13 @@ def colours_of(sweep: SweepRecord, layout: Layout) -> Colours:
 
 def intervals(groups: Sequence[Group], colours: Colours) -> str:
     """The dot plot of means; empty where no group has several seeds."""
-    points = [_point(g, colours, 0.0) for g in groups if g.mean("top1") is not None]
+    points = [_point(g, colours, 0.0) for g in groups if g.mean("rating") is not None]
     if not any(p.half is not None for p in points) or len(points) < 2:
         return ""
     best = sorted(points, key=lambda p: -p.value)[:MOST_INTERVALS]
-    bases = {g.mean("top1") for g in groups if BASELINE in g.axes.values() and g.mean("top1") is not None}
+    bases = {g.mean("rating") for g in groups if BASELINE in g.axes.values() and g.mean("rating") is not None}
     reference = bases.pop() if len(bases) == 1 else None
-    return plots.interval_figure(best, "means", reference, BASELINE)
+    return plots.interval_figure(best, "means", reference, BASELINE, groups[0].sweep.rated_by)
 
 
 def trade_offs(sweep: SweepRecord, groups: Sequence[Group], colours: Colours) -> list[str]:
@@ -97,7 +102,7 @@ def trade_offs(sweep: SweepRecord, groups: Sequence[Group], colours: Colours) ->
         points += _teacher_points(sweep, groups, colours, metric, unit)
         costs = [p.cost for p in points]
         if len(points) > 1 and max(costs) > LEAST_SPREAD * min(costs):
-            drawn.append(plots.trade_off_figure(points, metric.split("_")[0], label))
+            drawn.append(plots.trade_off_figure(points, metric.split("_")[0], label, sweep.rated_by))
     return drawn
 
 
@@ -108,9 +113,9 @@ def dependence(sweep: SweepRecord, groups: Sequence[Group], colours: Colours) ->
         values = [as_number(v) for v in sweep.axes[axis]]
         if len(values) < FEWEST_VALUES or None in values:
             continue
-        points = [_point(g, colours, as_number(g.axes[axis]) or 0.0) for g in groups if g.mean("top1") is not None]
+        points = [_point(g, colours, as_number(g.axes[axis]) or 0.0) for g in groups if g.mean("rating") is not None]
         if len(points) > 1:
-            drawn.append(plots.trade_off_figure(points, f"axis{number}", axis, front=False))
+            drawn.append(plots.trade_off_figure(points, f"axis{number}", axis, sweep.rated_by, front=False))
     return drawn
 
 
@@ -141,7 +146,7 @@ def _point(group: Group, colours: Colours, cost: float) -> plots.Point:
     if found is None:
         return plots.Point(group.label, cost, math.nan)
     title = _said(group.label, percent(found), group.mean("params"), group.mean("latency_ms"))
-    values = list(group.values("top1").values())
+    values = list(group.values("rating").values())
     return plots.Point(group.label, cost, found.mean, found.half, colour, values=values, title=title)
 
 
@@ -149,19 +154,19 @@ def _teacher_points(
     sweep: SweepRecord, groups: Sequence[Group], colours: Colours, metric: str, unit: float
 ) -> list[plots.Point]:
     last = {m.stage.digest for g in groups for m in g.members}
-    others = [s for s in sweep.trained if s.digest not in last and s.results.get("top1") is not None]
+    others = [s for s in sweep.trained if s.digest not in last and s.rating is not None]
     points = []
     for stage in others if len(others) <= MOST_TEACHERS else others[:1]:
-        top1, cost = stage.results["top1"], figures(stage).get(metric)
-        if cost:
+        rating, cost = stage.rating, figures(stage).get(metric)
+        if cost and rating is not None:
             name, colour = sweep.local_name(stage), colours.of(stage.name)
-            title = _said(name, percent(top1), stage.params, stage.results.get("latency_ms"))
-            points.append(plots.Point(name, cost / unit, top1, None, colour, filled=False, title=title))
+            title = _said(name, percent(rating), stage.params, stage.results.get("latency_ms"))
+            points.append(plots.Point(name, cost / unit, rating, None, colour, filled=False, title=title))
     return points
 
 
-def _said(name: str, top1: str, params: float | int | None, latency: float | None) -> str:
-    return f"{name}: {top1} % · {count(params)} · {millis(latency)}"
+def _said(name: str, rating: str, params: float | int | None, latency: float | None) -> str:
+    return f"{name}: {rating} % · {count(params)} · {millis(latency)}"
 
 
 def _curve_row(
@@ -175,7 +180,7 @@ def _curve_row(
         used |= {line.colour for line in lines}
         if lines:
             name = f"{prefix}-{metric.replace('/', '-')}"
-            panels.append(plots.curve_figure(lines, name, what, share="top1" in metric))
+            panels.append(plots.curve_figure(lines, name, what, share=metric in ("val/top1", "val/miou")))
     return CurveRow(title, colours.legend(used) if len(used) > 1 else [], panels)
 
 

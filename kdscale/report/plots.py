@@ -65,12 +65,15 @@ class _Canvas:
         self.titles[gid] = title
 
 
-def trade_off_figure(points: Sequence[Point], name: str, cost: str, *, front: bool = True) -> str:
+def trade_off_figure(
+    points: Sequence[Point], name: str, cost: str, rated_by: str = "top-1", *, front: bool = True
+) -> str:
     """Test accuracy against a cost; the dashed line joins the networks that no other beats at their cost.
 
     Args:
         points: values are shares in [0, 1].
         name: unique on the page.
+        rated_by: what the values are.
         cost: label of the horizontal axis, which is logarithmic where the costs span more than three-fold.
         front: whether less cost is better, so that there is such a line.
     """
@@ -88,13 +91,15 @@ def trade_off_figure(points: Sequence[Point], name: str, cost: str, *, front: bo
             _spot(canvas, p)
         _scale_of_cost(axes, [p.cost for p in points])
         axes.set_xlabel(cost)
-        axes.set_ylabel("test top-1 %")
+        axes.set_ylabel(f"test {rated_by} %")
         axes.margins(x=0.12, y=0.14)
         _label(canvas, points if len(points) <= 10 else ahead, points)
-        return inline(canvas.figure, name, f"test top-1 against {cost}", canvas.titles)
+        return inline(canvas.figure, name, f"test {rated_by} against {cost}", canvas.titles)
 
 
-def interval_figure(points: Sequence[Point], name: str, reference: float | None, reference_name: str) -> str:
+def interval_figure(
+    points: Sequence[Point], name: str, reference: float | None, reference_name: str, rated_by: str = "top-1"
+) -> str:
     """Means with 95 % intervals as a dot plot, best on top, with every seed as a small dot."""
     import matplotlib as mpl
 
@@ -117,8 +122,8 @@ def interval_figure(points: Sequence[Point], name: str, reference: float | None,
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(-0.7, len(points) - 0.2)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("test top-1 %")
-        return inline(canvas.figure, name, "mean test top-1 with 95 % intervals", canvas.titles)
+        axes.set_xlabel(f"test {rated_by} %")
+        return inline(canvas.figure, name, f"mean test {rated_by} with 95 % intervals", canvas.titles)
 
 
 def curve_figure(lines: Sequence[Line], name: str, what: str, *, share: bool = False) -> str:

@@ -24,7 +24,21 @@ __all__ = ["as_json", "chosen_groups", "ranked", "ranking_grid"]
 DISTINCT = 0.05
 MOST_ROWS = 20
 SMALLER_IS_BETTER = ("nll", "ece", "kl", "loss", "params", "flops", "latency", "wall")
-ON_TEST = frozenset({"top1", "top5", "nll", "ece", "agreement", "kl", "teacher_top1"})
+ON_TEST = frozenset(
+    {
+        "rating",
+        "miou",
+        "pixel_accuracy",
+        "best_miou_on_test",
+        "top1",
+        "top5",
+        "nll",
+        "ece",
+        "agreement",
+        "kl",
+        "teacher_top1",
+    }
+)
 NO_DIFFERENCE = ("name", "seed", "sweep", "tracking", "resources", "limits", "plugins", "engine")
 """Keys of sweep.yaml that never tell two sweeps' results apart, or that axes say already."""
 
@@ -67,7 +81,7 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none yet'}"
         raise ConfigError(f"--best {metric}: no finished trial has such a figure; {hint}")
     sign = 1 if any(word in metric for word in SMALLER_IS_BETTER) else -1
-    rated = [(value, g) for g in groups if (value := g.mean(metric)) is not None and g.mean("top1") is not None]
+    rated = [(value, g) for g in groups if (value := g.mean(metric)) is not None and g.mean("rating") is not None]
     return [g for _, g in sorted(rated, key=lambda pair: sign * pair[0])]
 
 
@@ -78,7 +92,7 @@ def ranking_grid(groups: Sequence[Group], metric: str) -> Grid:
     columns = [
         Column("#"),
         Column("trial", number=False),
-        Column("top-1 %"),
+        Column(f"{first.sweep.rated_by} %"),
         Column("n", title="repeats"),
         Column("params"),
     ]
@@ -88,11 +102,11 @@ def ranking_grid(groups: Sequence[Group], metric: str) -> Grid:
         label = f"{group.sweep.short}: {group.label}" if of_sweeps else group.label
         changed = ", ".join(f"{key}={value}" for key, value in group.changed.items())
         cells = [Cell(str(number)), Cell(label, changed), Cell(percent(group.interval()), best=group is first)]
-        cells += [Cell(str(len(group.values("top1")))), Cell(count(group.mean("params")))]
+        cells += [Cell(str(len(group.values("rating")))), Cell(count(group.mean("params")))]
         cells += [Cell(millis(group.mean("latency_ms"))), Cell(_written(metric, group.mean(metric)))]
         rows.append([*cells, Cell(_verdict(group, first, groups), tone="muted")])
     export = first.typical(metric)
-    remarks = [f"Chosen by {metric} (mean over repeats); top-1 is test, of the last epoch."]
+    remarks = [f"Chosen by {metric} (mean over repeats); {first.sweep.rated_by} is test, of the last epoch."]
     which = f"The first, its median {first.repeats} and not the luckiest" if len(first.stages) > 1 else "The first"
     remarks.append(f"{which}: {first.sweep.name_of(export)}")
     if export.folder:
@@ -113,7 +127,7 @@ def as_json(groups: Sequence[Group], all_groups: Sequence[Group], metric: str | 
                 "axes": g.axes,
                 "changed": g.changed,
                 "names": [g.sweep.name_of(s) for s in g.stages],
-                "typical": g.sweep.name_of(g.typical(metric or "val/top1")),
+                "typical": g.sweep.name_of(g.typical(metric or "val/rating")),
                 "figures": {name: _spread(g.interval(name)) for name in figures(g.stages[0])},
                 f"over_{BASELINE}": _gain(g, all_groups),
             }
@@ -184,5 +198,5 @@ def _spread(found: Interval | None) -> dict[str, Any] | None:
 
 
 def _written(metric: str, value: float | None) -> str:
-    share = any(word in metric for word in ("top1", "top5", "agreement"))
+    share = any(word in metric for word in ("rating", "top1", "miou", "top5", "agreement", "accuracy"))
     return percent(value) if share else DASH if value is None else f"{value:.4g}"

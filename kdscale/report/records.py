@@ -18,6 +18,7 @@ import yaml
 
 from kdscale import atomic
 from kdscale.errors import ConfigError, StageError
+from kdscale.report.rating import RATINGS, rated
 
 __all__ = ["ENDED_BADLY", "Curves", "Parent", "StageRecord", "SweepRecord", "TrialRecord", "axis_value"]
 
@@ -77,6 +78,12 @@ class StageRecord:
     def results(self) -> dict[str, Any]:
         """Final figures; empty until the stage is done."""
         return self.state.get("results") or {} if self.done else {}
+
+    @property
+    def rating(self) -> float | None:
+        """On test: top-1, or mIoU where pixels have classes."""
+        found = rated(self.results)
+        return found[1] if found else None
 
     @property
     def model(self) -> str:
@@ -205,6 +212,11 @@ class SweepRecord:
     def trained(self) -> list[StageRecord]:
         """All unique stages that train or import a network, parents first."""
         return sorted((s for s in self.stages.values() if s.kind == "train"), key=lambda s: s.depth)
+
+    @cached_property
+    def rated_by(self) -> str:
+        """The word for what its networks are rated by."""
+        return next((found[0] for stage in self.trained if (found := rated(stage.results))), RATINGS["top1"])
 
     def stage(self, trial: TrialRecord, name: str) -> StageRecord:
         """A trial's stage by name."""

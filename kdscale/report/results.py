@@ -27,6 +27,8 @@ _MEASURED = (
     "images_per_s",
     "wall_s",
 )
+_OF_PIXELS = ("miou", "pixel_accuracy", "best_miou", "best_miou_on_test")
+"""In the rows of data whose pixels have classes, beside those of _MEASURED, which are then null."""
 _FURTHER = ("kl", "teacher_top1", "latency_p95_ms", "test_rows", "per_class", "class_names")
 
 
@@ -56,6 +58,7 @@ def figures(stage: StageRecord) -> dict[str, float | None]:
     """
     results = stage.results
     flat: dict[str, float | None] = {name: _number(results.get(name)) for name in _MEASURED if name != "agreement"}
+    flat |= {name: _number(results[name]) for name in _OF_PIXELS if name in results}
     flat |= {"params": _number(stage.params), "flops": _number(stage.flops)}
     flat |= {"params_m": _scaled(stage.params, 1e6), "flops_m": _scaled(stage.flops, 1e6)}
     flat |= {"flops_g": _scaled(stage.flops, 1e9), "latency_p95_ms": _number(results.get("latency_p95_ms"))}
@@ -65,8 +68,10 @@ def figures(stage: StageRecord) -> dict[str, float | None]:
     flat |= {"wire_bytes": _number(wire.get("bytes")), "input_bytes": _number(wire.get("input_bytes"))}
     for name in ("agreement", "kl", "teacher_top1"):
         flat[name] = _number(next(iter((results.get(name) or {}).values()), None))
+    flat |= {"rating": stage.rating}
     if stage.done:  # what is still training has no figure yet that could be compared
         flat |= {name: stage.last(name) for name in stage.curves if name.startswith("val/")}
+        flat["val/rating"] = flat.get("val/top1", flat.get("val/miou"))
     return flat
 
 
@@ -84,6 +89,7 @@ def _row(sweep: SweepRecord, trial: TrialRecord, stage: StageRecord) -> dict[str
     }
     row |= {name: results.get(name) for name in _MEASURED}
     row["agreement"] = row["agreement"] or {}
+    row |= {name: results[name] for name in _OF_PIXELS if name in results}
     if results.get("best_top1_on_test") is not None:
         row |= {"top1_best_on_test": results["best_top1_on_test"], "biased": ["top1_best_on_test"]}
     extra = {"name": sweep.name_of(stage), "reused": stage.reused}

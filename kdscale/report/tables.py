@@ -63,7 +63,11 @@ def main_grids(sweep: SweepRecord, layout: Layout | None = None, groups: Sequenc
     if len(everything) == 1:
         return [stage_grid(sweep)]
     first = _first(groups)
-    title = f"Test top-1, the best {len(first)} of {len(groups)} by validation" if len(first) < len(groups) else ""
+    title = (
+        f"Test {groups[0].sweep.rated_by}, the best {len(first)} of {len(groups)} by validation"
+        if len(first) < len(groups)
+        else ""
+    )
     return [group_grid(first, title)]
 
 
@@ -88,10 +92,10 @@ def group_grid(groups: Sequence[Group], title: str = "") -> Grid:
     columns: Columns = [(Column(a, number=False), lambda g, a=a: Cell(_axis(g, a))) for a in axes]  # type: ignore[misc]
     if len({g.sweep.path for g in groups}) > 1:
         columns.insert(0, (Column("sweep", number=False), lambda g: Cell(g.sweep.path.name)))
-    columns.append((Column("top-1 %"), lambda g: accuracy_cell(g, best=g is best)))
+    columns.append((Column(f"{groups[0].sweep.rated_by} %"), lambda g: accuracy_cell(g, best=g is best)))
     if any(baseline_of(g, groups) for g in groups):
         columns.append((Column(f"over {BASELINE}"), lambda g: gain_cell(g, groups)))
-    columns.append((Column("val %"), lambda g: Cell(percent(g.mean("val/top1")))))
+    columns.append((Column("val %"), lambda g: Cell(percent(g.mean("val/rating")))))
     columns.append((Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))))
     columns += [*_teachers_own(groups), *_wires(groups)]
     if any(best_on_test(g) for g in groups):
@@ -100,7 +104,9 @@ def group_grid(groups: Sequence[Group], title: str = "") -> Grid:
     columns.append((Column("latency", optional=True), lambda g: Cell(millis(g.mean("latency_ms")))))
     columns.append((Column("img/s", optional=True), lambda g: Cell(count(g.mean("images_per_s")))))
     bold = "the best validation" if best else ""
-    return _table(title or titled("Test top-1", groups), columns, groups, remarks_on(groups, groups, bold))
+    return _table(
+        title or titled(f"Test {groups[0].sweep.rated_by}", groups), columns, groups, remarks_on(groups, groups, bold)
+    )
 
 
 def stage_grid(sweep: SweepRecord) -> Grid:
@@ -112,7 +118,7 @@ def stage_grid(sweep: SweepRecord) -> Grid:
         (Column("stage", number=False), lambda g: Cell(g.stages[0].name, g.stages[0].model)),
         (Column("params"), lambda g: Cell(count(g.stages[0].params))),
         (Column("FLOPs", optional=True), lambda g: Cell(count(g.stages[0].flops))),
-        (Column("top-1 %"), accuracy_cell),
+        (Column(f"{sweep.rated_by} %"), accuracy_cell),
     ]
     if any(same_network_alone(g, groups) for g in groups):
         words = "over the same network without a teacher"
@@ -136,7 +142,7 @@ def stage_grid(sweep: SweepRecord) -> Grid:
 def whole_grid(sweep: SweepRecord) -> Grid:
     """One row a unique stage, with the name to paste."""
     words = [Column(c, number=False) for c in ("name", "state", "model")]
-    figures = ("top-1 %", "top-5 %", "NLL", "ECE %", "best val %", "epoch", "params", "FLOPs")
+    figures = (f"{sweep.rated_by} %", "top-5 %", "NLL", "ECE %", "best val %", "epoch", "params", "FLOPs")
     speeds = ("latency", "p95", "images/s", "time")
     columns = [*words, *(Column(c) for c in (*figures, *speeds)), _FORWARDS, _TRAINING]
     return Grid("Every unique stage", columns, [_whole_row(sweep, stage) for stage in sweep.trained])
@@ -146,9 +152,9 @@ def _whole_row(sweep: SweepRecord, stage: StageRecord) -> list[Cell]:
     r = stage.results
     state = "reused" if stage.reused and stage.done else stage.status
     best_epoch = r.get("best_epoch")
-    figures = [(percent(r.get(name)), r.get(name)) for name in ("top1", "top5")]
+    figures = [(percent(value), value) for value in (stage.rating, r.get("top5"))]
     figures += [(_nats(r.get("nll")), r.get("nll"))]
-    figures += [(percent(r.get(name)), r.get(name)) for name in ("ece", "best_top1")]
+    figures += [(percent(value), value) for value in (r.get("ece"), r.get("best_top1", r.get("best_miou")))]
     figures += [(DASH if best_epoch is None else str(best_epoch), best_epoch)]
     figures += [(count(stage.params), stage.params), (count(stage.flops), stage.flops)]
     figures += [(millis(r.get(name)), r.get(name)) for name in ("latency_ms", "latency_p95_ms")]
@@ -162,7 +168,7 @@ def _first(groups: Sequence[Group]) -> Sequence[Group]:
     """Of many groups those with the best validation; who wants all sorts the page or reads results.csv."""
     if len(groups) <= MOST_GROUPS:
         return groups
-    return sorted(groups, key=lambda g: -(g.mean("val/top1") or 0.0))[:MOST_GROUPS]
+    return sorted(groups, key=lambda g: -(g.mean("val/rating") or 0.0))[:MOST_GROUPS]
 
 
 def _matrix(layout: Layout, some: Sequence[Group], groups: Sequence[Group], fixed: dict[str, str]) -> Grid:
@@ -177,7 +183,7 @@ def _matrix(layout: Layout, some: Sequence[Group], groups: Sequence[Group], fixe
         rows += [[Cell(axis_value(row_axis, value)), *cells]] if line else []
     columns = [Column(f"{row_axis} \\ {column_axis}", number=False)]
     columns += [Column(axis_value(column_axis, h)) for h in heads]
-    title = titled("Test top-1 %", some) + "".join(f", {a} {v}" for a, v in fixed.items())
+    title = titled(f"Test {some[0].sweep.rated_by} %", some) + "".join(f", {a} {v}" for a, v in fixed.items())
     bold = "the best validation of its column" if any(best.values()) else ""
     return Grid(title, columns, rows, remarks_on(some, groups, bold))
 

@@ -50,11 +50,12 @@ def view_sheet(dataset: Dataset, data: DataConfig, *, samples: int, views: Seque
     """
     train = _TrainSet.of(dataset, data)
     rows = _one_of_each(train.labels, train.pool, samples)
-    plain = eval_views(train.stored(rows), train.scheme.size)
+    plain = eval_views(train.stored(rows), train.scheme.size, per_pixel=train.info.per_pixel)
     columns = [("as evaluated", plain, [""] * len(rows))]
     columns += [(f"view {view}", *train.views(rows, view)) for view in views]
     names = [(train.class_name(row), f"row {row}") for row in rows.tolist()]
-    return _draw(f"{data.name} · {describe_views(data, dataset.info)}", names, columns)
+    shown = [(head, images[..., : dataset.info.channels], texts) for head, images, texts in columns]
+    return _draw(f"{data.name} · {describe_views(data, dataset.info)}", names, shown)
 
 
 def describe_views(data: DataConfig, info: DatasetInfo) -> str:
@@ -106,7 +107,9 @@ class _TrainSet:
         return self.info.class_names[int(self.labels[row])]
 
     def stored(self, rows: Rows) -> Bytes:
-        return np.stack([squared(self.source[row][0], self.side) for row in rows.tolist()])
+        return np.stack(
+            [squared(self.source[row][0], self.side, per_pixel=self.info.per_pixel) for row in rows.tolist()]
+        )
 
     def views(self, rows: Rows, view: int) -> tuple[Bytes, list[str]]:
         """One view of each row; with mixing also what it was mixed with."""

@@ -14,6 +14,8 @@ FINAL = {
     "top1": "final/top1", "top5": "final/top5", "nll": "final/nll", "ece": "final/ece",
     "best_top1": "final/best_val_top1", "top1_best_on_test": "final/top1_best_on_test",
     "best_top1_on_test": "final/top1_best_on_test", "latency_ms": "model/latency_ms",
+    "miou": "final/miou", "pixel_accuracy": "final/pixel_accuracy", "best_miou": "final/best_val_miou",
+    "best_miou_on_test": "final/miou_best_on_test",
     "latency_p95_ms": "model/latency_p95_ms", "wall_s": "cost/wall_s", "images_per_s": "cost/images_per_s",
 }  # fmt: skip
 SPREAD = "final/"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,6 +22,7 @@ from kdscale.nn.modes import evaluating
 from kdscale.nn.precision import autocast_of
 from kdscale.teachers.ensemble import Ensemble
 from kdscale.train.asking import ask
+from kdscale.train.pixels import PixelFigures, PixelSums
 
 __all__ = ["Evaluator", "Figures", "latency_ms"]
 
@@ -32,6 +34,7 @@ ECE_BINS = 15
 class Figures:
     """Results over one split; accuracies and agreements in [0, 1], losses in nats."""
 
+    rated_by: ClassVar[str] = "top1"
     samples: int
     top1: float
     top5: float
@@ -46,6 +49,16 @@ class Figures:
     """What each teacher gets right itself; of an ensemble it is known from nowhere else."""
     top1_of: dict[str, float] = field(default_factory=dict)
     """Accuracy of what the network's answer holds beside its logits, by name."""
+
+    @property
+    def rating(self) -> float:
+        """What the best snapshot is chosen by."""
+        return self.top1
+
+    def results(self) -> dict[str, Any]:
+        """What a stage's results hold of them."""
+        names = ("top1", "top5", "nll", "ece", "agreement", "kl", "teacher_top1")
+        return {name: getattr(self, name) for name in names}
 
     def metrics(self, split: str) -> dict[str, float]:
         """Flat metrics under the split's name; fidelity is that to the first teacher."""
@@ -68,22 +81,24 @@ class Evaluator:
         classes: number of classes.
         device: where the network is.
         samples: rows of the split, over all ranks.
+        per_pixel: whether labels and answers are of pixels; teachers are not asked about these.
     """
 
     def __init__(
         self, loader: Iterable[Batch], teachers: Sequence[Teacher | Ensemble], classes: int, device: torch.device,
-        samples: int,
+        samples: int, *, per_pixel: bool = False,
     ) -> None:  # fmt: skip
         self._loader = loader
-        self._teachers = teachers
+        self._teachers: Sequence[Teacher | Ensemble] = () if per_pixel else teachers
         self._classes = classes
         self._device = device
+        self._per_pixel = per_pixel
         self._answers: list[dict[str, Tensor]] = []
         self._samples = samples
 
     def __call__(
         self, network: nn.Module, *, precision: str = "fp32", interrupted: Callable[[int], bool] | None = None
-    ) -> Figures | None:
+    ) -> Figures | PixelFigures | None:
         """Evaluate; called by all ranks.
 
         Args:
@@ -95,8 +110,7 @@ class Evaluator:
         Returns:
             The figures over all ranks, or None when interrupted.
         """
-        beside: Sequence[str] = getattr(network, "beside", ())
-        sums = _Sums(self._classes, [t.name for t in self._teachers], self._device, beside)
+        sums = self._sums(getattr(network, "beside", ()))
         with torch.no_grad(), evaluating(network):
             polls = 0
             for index, batch in enumerate(self._loader):
@@ -104,11 +118,15 @@ class Evaluator:
                 moved = batch.to(self._device)
                 with autocast_of(precision, self._device):
                     answered: Outputs = network(moved.images)
-                sums.add(answered.logits.float(), moved.labels, self._taught(index, moved))
-                sums.add_beside(answered.beside, moved.labels)
+                sums.add(answered, moved.labels, self._taught(index, moved))
                 if interrupted is not None and index < polls and interrupted(index):
                     return None
         return sums.figures()
+
+    def _sums(self, beside: Sequence[str]) -> _Sums | PixelSums:
+        if self._per_pixel:
+            return PixelSums(self._classes, self._device)
+        return _Sums(self._classes, [t.name for t in self._teachers], self._device, beside)
 
     def _polls(self, first_batch: int) -> int:
         """Batches that every rank has: shares differ by one row, so only that many may end in a collective."""
@@ -132,9 +150,8 @@ class _Sums:
         self._by_class = torch.zeros(2, classes, dtype=torch.float64, device=device)
         self._right_beside = torch.zeros(len(self._beside), dtype=torch.float64, device=device)
 
-    def add(
-        self, logits: Float[Tensor, "B C"], labels: Int64[Tensor, "B"], taught: Mapping[str, Float[Tensor, "B C"]]
-    ) -> None:
+    def add(self, answered: Outputs, labels: Int64[Tensor, "B"], taught: Mapping[str, Float[Tensor, "B C"]]) -> None:
+        logits = answered.logits.float()
         log_q = logits.log_softmax(dim=1)
         confidence, guess = log_q.exp().max(dim=1)
         right = (guess == labels).double()
@@ -151,10 +168,8 @@ class _Sums:
             self._bins[row].index_add_(0, bins, values)
         self._by_class[0].index_add_(0, labels, torch.ones_like(right))
         self._by_class[1].index_add_(0, labels, right)
-
-    def add_beside(self, beside: Mapping[str, Float[Tensor, "B C"]], labels: Int64[Tensor, "B"]) -> None:
         for index, name in enumerate(self._beside):
-            self._right_beside[index] += (beside[name].argmax(dim=1) == labels).sum()
+            self._right_beside[index] += (answered.beside[name].argmax(dim=1) == labels).sum()
 
     def figures(self) -> Figures:
         for tensor in (self._scalars, self._bins, self._by_class, *([self._right_beside] if self._beside else [])):

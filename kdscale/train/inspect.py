@@ -77,8 +77,10 @@ def _gradient_norm(strategy: Strategy, term: Weighted, *, last: bool) -> float:
 
 
 def _write_views(path: Path, network: Network, batch: Batch, taught: Mapping[str, Outputs]) -> None:
-    arrays: dict[str, Any] = {"images": _pixels(network.input.seen(batch.images)), "labels": batch.labels.cpu().numpy()}
-    if taught:
+    arrays: dict[str, Any] = {"images": _pixels(network.input.seen(batch.images))}
+    if batch.labels.dim() == 1:
+        arrays["labels"] = batch.labels.cpu().numpy()
+    if taught and batch.labels.dim() == 1:
         confidence, top1 = next(iter(taught.values())).logits.float().softmax(dim=1).max(dim=1)
         arrays |= {"teacher_top1": top1.cpu().numpy(), "teacher_confidence": confidence.cpu().numpy()}
     with atomic.aside(path) as side, side.open("wb") as file:

@@ -23,6 +23,7 @@ from kdscale.train.asking import ask
 from kdscale.train.device import seed_generators
 from kdscale.train.evaluate import Figures
 from kdscale.train.metrics import Meter, one
+from kdscale.train.pixels import PixelFigures
 from kdscale.train.stop import Interrupted, Stop
 
 __all__ = ["Loop", "LoopState", "train_step"]
@@ -50,6 +51,7 @@ class LoopState:
     index: int = 0
     """Batches consumed of this epoch."""
     best_top1: float = -1.0
+    """The best epoch's figure that epochs are rated by: top-1, or mIoU where pixels have classes."""
     best_epoch: int = -1
     best_top1_on_test: float = -1.0
     """Over epochs, where the paper's protocol asks for it: biased, for comparison with published tables only."""
@@ -114,8 +116,8 @@ class Loop:
     stop: Stop
     keep: Sequence[str]
     save: Callable[[LoopState], None]
-    validate: Callable[[], Figures | None] | None
-    test: Callable[[], Figures | None] | None
+    validate: Callable[[], Figures | PixelFigures | None] | None
+    test: Callable[[], Figures | PixelFigures | None] | None
     """Figures on test each epoch, for `protocol: paper` only; nothing is selected by them."""
     snapshot: Callable[[str], None]
     progress: Callable[[LoopState, dict[str, float]], None]
@@ -220,8 +222,8 @@ class Loop:
                 raise Interrupted(self.stop.reason)
             self._emit(figures.metrics("val"))
             self._since += time.perf_counter() - begun  # not training time
-        if figures is not None and figures.top1 > state.best_top1:
-            state.best_top1, state.best_epoch = figures.top1, state.epoch
+        if figures is not None and figures.rating > state.best_top1:
+            state.best_top1, state.best_epoch = figures.rating, state.epoch
             self.snapshot("best")
         if self.test is not None:
             self._look_at_test()
@@ -239,7 +241,7 @@ class Loop:
             self._checkpoint()
             raise Interrupted(self.stop.reason)
         self._emit(figures.metrics("test"))
-        self.state.best_top1_on_test = max(self.state.best_top1_on_test, figures.top1)
+        self.state.best_top1_on_test = max(self.state.best_top1_on_test, figures.rating)
 
     def _checkpoint(self) -> None:
         self.meter.check()
@@ -260,8 +262,8 @@ class Loop:
         return {"state": asdict(self.state), "meter": self.meter.state()}
 
 
-def _meets(selector: str, completed: int, figures: Figures | None) -> bool:
+def _meets(selector: str, completed: int, figures: Figures | PixelFigures | None) -> bool:
     kind, _, value = selector.partition(":")
     if kind == "epoch":
         return completed == int(value)
-    return kind == "acc" and figures is not None and figures.top1 >= float(value)
+    return kind == "acc" and figures is not None and figures.rating >= float(value)

@@ -16,6 +16,7 @@ from kdscale.config.schema import StageSpec
 from kdscale.train.build import Parts
 from kdscale.train.evaluate import Figures, latency_ms
 from kdscale.train.loop import LoopState
+from kdscale.train.pixels import PixelFigures
 
 __all__ = ["attempt_record", "results_of"]
 
@@ -42,7 +43,7 @@ def attempt_record(definition: Mapping[str, Any], spec: StageSpec, device: torch
 def results_of(
     parts: Parts,
     state: LoopState,
-    figures: Figures,
+    figures: Figures | PixelFigures,
     definition: Mapping[str, Any],
     attempts: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -67,16 +68,10 @@ def results_of(
         "model": definition["model"],
         "params": sum(p.numel() for p in parts.network.model.parameters()),
         "flops": definition["cost"]["flops"],
-        "top1": figures.top1,
-        "top5": figures.top5,
-        "nll": figures.nll,
-        "ece": figures.ece,
-        "agreement": figures.agreement,
-        "kl": figures.kl,
-        "teacher_top1": figures.teacher_top1,
+        **figures.results(),
         "best_epoch": state.best_epoch if validated else None,
-        "best_top1": state.best_top1 if validated else None,
-        **({"best_top1_on_test": state.best_top1_on_test} if state.best_top1_on_test >= 0 else {}),
+        f"best_{figures.rated_by}": state.best_top1 if validated else None,
+        **({f"best_{figures.rated_by}_on_test": state.best_top1_on_test} if state.best_top1_on_test >= 0 else {}),
         "latency_ms": median,
         "latency_p95_ms": p95,
         "images_per_s": state.images / state.seconds if state.seconds else None,

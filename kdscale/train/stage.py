@@ -28,6 +28,7 @@ from kdscale.train.imported import check_class_order
 from kdscale.train.inspect import write_first_look
 from kdscale.train.loop import HEARTBEAT_S, Loop, LoopState
 from kdscale.train.metrics import Meter
+from kdscale.train.pixels import PixelFigures
 from kdscale.train.records import attempt_record, results_of
 from kdscale.train.stop import Interrupted, Stop
 
@@ -151,7 +152,9 @@ class _StageRun:
             is_mine=lambda: self.claim is None or self.claim.is_mine(),
         )
 
-    def _evaluated(self, parts: Parts, step: int, evaluator: Evaluator, precision: str) -> Figures | None:
+    def _evaluated(
+        self, parts: Parts, step: int, evaluator: Evaluator, precision: str
+    ) -> Figures | PixelFigures | None:
         with parts.exported_weights(step):
             network = parts.assembled.strategy.evaluated()
             return evaluator(network, precision=precision, interrupted=self.stop.agreed)
@@ -228,7 +231,7 @@ class _StageRun:
 
     # ------------------------------------------------------------------ end
 
-    def _finish(self, parts: Parts, loop: Loop) -> Figures | None:
+    def _finish(self, parts: Parts, loop: Loop) -> Figures | PixelFigures | None:
         """Evaluate the last weights on test, record everything, and only then call the stage done."""
         self._say(state="evaluating", step=loop.state.step, epoch=self._epochs(loop.state))
         self._snapshot(parts, loop.state.step, "last")
@@ -250,11 +253,11 @@ class _StageRun:
         ranks.barrier()
         return figures
 
-    def _expected(self, figures: Figures) -> None:
+    def _expected(self, figures: Figures | PixelFigures) -> None:
         expect = self.spec.expect
-        if expect is not None and expect.top1 is not None and abs(figures.top1 - expect.top1) > expect.within:
+        if expect is not None and expect.top1 is not None and abs(figures.rating - expect.top1) > expect.within:
             raise StageError(
-                f"stages.{self.spec.name}.expect: top1 {figures.top1:.4f} on test, "
+                f"stages.{self.spec.name}.expect: top1 {figures.rating:.4f} on test, "
                 f"expected {expect.top1} within {expect.within}"
             )
 
