@@ -54,7 +54,7 @@ def features_are_read(spec: StageSpec) -> bool:
 
 def test_every_loss_and_modifier_has_a_file() -> None:
     in_files = {"zscore": "logit_std"}
-    of_pipelines = {"lift_target", "misclassified"}
+    of_pipelines = {"lift_target", "misclassified", "adaptation", "pixel_ce"}
     for kind in ("losses", "modifiers"):
         assert {in_files.get(name, name) for name in plugins.available(kind)} - of_pipelines <= set(METHODS)
 
