@@ -137,7 +137,8 @@ UNDEFINED: dict[str, dict[str, str]] = {
     "one sample": {
         **dict.fromkeys(["cc", "dist", "pkt", "rkd", "sp"], RELATIONAL),
         **dict.fromkeys(
-            ["ab", "fitnet", "ickd", "pad", "reviewkd", "prime_aware", "ft-translator_bn=True"], NORMALISED
+            ["ab", "adaptation", "fitnet", "ickd", "pad", "reviewkd", "prime_aware", "ft-translator_bn=True"],
+            NORMALISED,
         ),
         "projector": "one sample has none",
     },

@@ -9,7 +9,10 @@ from kdscale import plugins
 from kdscale.errors import ShapeError
 from tests.hard_batches import HARD, UNDEFINED, Variant, run, variants
 
-DEFINED_ALONE = {"ab-connect=where_needed", "fitnet-regressor=conv1x1", "pad-variance=none"}
+DEFINED_ALONE = {
+    "ab-connect=where_needed", "adaptation-distance=none", "fitnet-regressor=conv1x1", "fitnet-regressor=none",
+    "pad-variance=none",
+}  # fmt: skip
 """Without the BatchNorm that their losses have by default."""
 
 
