@@ -105,5 +105,6 @@ def _shape_of(spec: StageSpec) -> dict[str, Any]:
     kept = {"student", "teachers", "passes", "strategy", "options", "train_only"}
     return spec.model_dump(mode="json", by_alias=True, include=kept) | {
         "size": spec.data.size, "trains": spec.train.epochs > 0, "smoothing": spec.train.label_smoothing,
+        "accumulation": spec.train.accumulation, "mixes": spec.data.augment.mixes,
         "train": spec.train.model_dump(mode="json") if spec.options else None,  # a strategy's options refer to it
     }  # fmt: skip
