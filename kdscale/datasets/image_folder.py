@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from kdscale.api import DatasetInfo, PluginConfig
 from kdscale.config.schema import DataConfig
 from kdscale.data.options import options_of
-from kdscale.data.sources import data_root
+from kdscale.data.own_images import IMAGENET_MEAN, IMAGENET_STD, decoded, folder_of, stored_size
 from kdscale.errors import DataError
 
 __all__ = ["ImageFolder"]
 
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_SIZE = 224
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as torchvision's weights use them
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,11 @@ class ImageFolder:
         return DatasetInfo(
             classes=len(names),
             channels=3,
-            size=self._data.store_size or self._data.size or _SIZE,
+            size=stored_size(self._data),
             train_rows=len(self._entries["train"]),
             test_rows=len(self._entries["test"]),
-            mean=_IMAGENET_MEAN,
-            std=_IMAGENET_STD,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
             class_names=tuple(names),
         )
 
@@ -87,10 +85,7 @@ class ImageFolder:
     @cached_property
     def root(self) -> Path:
         """The folder that holds the splits: data.root, else KDSCALE_DATA/image_folder."""
-        environment = data_root()
-        root = self._data.root or (environment / "image_folder" if environment else None)
-        if root is None:
-            raise DataError("image_folder: set data.root to the folder that holds train/ and test/ (or val/)")
+        root = folder_of(self._data, "image_folder", "train/ and test/ (or val/)")
         if not (root / self.config.train).is_dir():
             raise DataError(f"image_folder: {root / self.config.train} is no folder; data.root must hold train/CLASS/*")
         return root
@@ -139,7 +134,7 @@ class FileSource:
 
     def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], int]:
         entry = self.entries[row]
-        return _decode(self.folder / entry.path), entry.label
+        return decoded(self.folder / entry.path), entry.label
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -163,18 +158,3 @@ def _images(folder: Path) -> list[tuple[str, int]]:
     with os.scandir(folder) as entries:
         names = [entry for entry in entries if os.path.splitext(entry.name)[1].lower() in _SUFFIXES]
         return [(entry.name, entry.stat().st_size) for entry in names if entry.is_file()]
-
-
-def _decode(path: Path) -> NDArray[np.uint8]:
-    """Read an image as RGB (H, W, 3); as torchvision does, without turning it by its EXIF tag.
-
-    Raises:
-        DataError: it cannot be decoded.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); repair or remove it") from error

@@ -17,19 +17,16 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 
 from kdscale.api import IGNORED, DatasetInfo, PluginConfig
 from kdscale.config.schema import DataConfig
 from kdscale.data.options import options_of
-from kdscale.data.sources import data_root
+from kdscale.data.own_images import IMAGENET_MEAN, IMAGENET_STD, decoded, folder_of, stored_size
 from kdscale.errors import DataError
 
 __all__ = ["Voc"]
 
-_SIZE = 224
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as torchvision's weights use them
 _NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -63,11 +60,11 @@ class Voc:
         return DatasetInfo(
             classes=count,
             channels=3,
-            size=self._data.store_size or self._data.size or _SIZE,
+            size=stored_size(self._data),
             train_rows=len(self._rows["train"]),
             test_rows=len(self._rows["test"]),
-            mean=_IMAGENET_MEAN,
-            std=_IMAGENET_STD,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
             class_names=tuple(names),
             per_pixel=True,
         )
@@ -85,10 +82,7 @@ class Voc:
     @cached_property
     def root(self) -> Path:
         """The folder above JPEGImages: data.root, else KDSCALE_DATA/voc."""
-        environment = data_root()
-        root = self._data.root or (environment / "voc" if environment else None)
-        if root is None:
-            raise DataError("voc: set data.root to the folder that holds JPEGImages/ and SegmentationClass/")
+        root = folder_of(self._data, "voc", "JPEGImages/ and SegmentationClass/")
         for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
             if not (root / name).is_dir():
                 raise DataError(f"voc: {root / name} is no folder; data.root must hold {name}/")
@@ -129,7 +123,7 @@ class MaskedSource:
 
     def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], int]:
         image_file, mask_file = self.files[row]
-        image, mask = _decoded(image_file, "RGB"), _decoded(mask_file, None)
+        image, mask = decoded(image_file), decoded(mask_file, None)
         if mask.shape != image.shape[:2]:
             raise DataError(
                 f"{mask_file}: {mask.shape} pixels for an image of {image.shape[:2]}; expected one class each"
@@ -145,14 +139,3 @@ def _main_class(known: NDArray[np.uint8]) -> int:
     """The class that most pixels have besides the background, which is everywhere."""
     counts = np.bincount(known, minlength=2)
     return int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
-
-
-def _decoded(path: Path, mode: str | None) -> NDArray[np.uint8]:
-    """Read an image in a mode, or a mask, whose values stay as they are. Raises: DataError: it cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            if mode is None and image.mode not in ("P", "L"):
-                raise DataError(f"{path}: a mask is of mode {image.mode}; it must have a palette, or be grey (8 bits)")
-            return np.asarray(image if mode is None else image.convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); repair or remove it") from error
