@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.plain_losses import PLAIN, Plain
 from kdscale import plugins
-from kdscale.api import Batch, Loss, Outputs, Shapes
+from kdscale.api import IGNORED, Batch, Loss, Outputs, Shapes
 from kdscale.models.resnet_cifar import ResNetCifar
 from kdscale.nn.network import Network, NetworkInput
 
@@ -22,10 +22,13 @@ Shape = tuple[int, ...]
 STAGES = ("stage1", "stage2", "stage3")
 TAPS: Mapping[str, tuple[str, ...]] = {
     "ab": STAGES, "at": STAGES, "nst": STAGES, "vid": STAGES, "fsp": ("stem", *STAGES), "reviewkd": (*STAGES, "pooled"),
-    "fitnet": ("stage2",), "ft": ("stage3",), "ickd": ("stage3",), "sp": ("stage3",), "cc": ("pooled",),
-    "crd": ("pooled",), "pad": ("pooled",), "pkt": ("pooled",), "projector": ("pooled",), "rkd": ("pooled",),
+    "fitnet": ("stage2",), "adaptation": ("stage3",), "ft": ("stage3",), "ickd": ("stage3",), "sp": ("stage3",),
+    "cc": ("pooled",), "crd": ("pooled",), "pad": ("pooled",), "pkt": ("pooled",), "projector": ("pooled",),
+    "rkd": ("pooled",),
 }  # fmt: skip
-"""As configs/methods/ tap them; the others see logits only."""
+"""As configs tap them; the others see logits only."""
+OF_PIXELS = {"pixel_ce": "stage3"}
+"""Losses of logits for each position, and the map of whose size those are."""
 TRAIN_ROWS = 50_000
 
 
@@ -62,8 +65,8 @@ CASES = {
     "B256": Case(256, 100, CIFAR),
     "B1024": Case(1024, 1000, LARGE, {"crd": {"negatives": 2048}, "fsp": {"adapter": True}}, 8, (20, 20)),
 }
-STEP = Case(128, 100, CIFAR, {"ft": {"reconstruction": 0}})
-"""Of the share of a student's step; ft's paraphraser has learnt in a stage of its own."""
+STEP = Case(128, 100, CIFAR, {"adaptation": {"reconstruction": 0}, "ft": {"reconstruction": 0}})
+"""Of the share of a student's step; what reads the teacher's map has learnt in a stage of its own."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def pair_of(name: str, case: Case, *, half: bool = False) -> tuple[Side, Side]:
     torch.manual_seed(0)
     plugin = plugins.load("losses", name)
     loss: Loss = plugin(plugin.Config(**case.options.get(name, {})), shapes_of(name, case)).train()
-    batch = _batch(case)
+    batch = _batch(name, case)
     begin = _networks(batch, case) if name == "at_grad" else _answers(name, case, half=half)
     twin, plain = copy.deepcopy(loss), PLAIN[name]
     return Side(_ours(loss, batch), begin, loss), Side(_plainly(plain, twin, batch), begin, twin)
@@ -121,23 +124,31 @@ def _plainly(plain: Plain, loss: Loss, batch: Batch) -> Callable[[Outputs, Outpu
     return lambda student, teacher: plain(loss, student, teacher, batch)
 
 
-def _batch(case: Case) -> Batch:
+def _batch(name: str, case: Case) -> Batch:
     images = torch.randint(0, 256, (case.batch, 3, case.pixels, case.pixels), dtype=torch.uint8)
-    labels = torch.randint(0, case.classes, (case.batch,))
+    labels = torch.randint(0, case.classes, (case.batch, *_positions(name, case)))
+    if labels.dim() > 1:
+        labels[torch.rand(labels.shape) < 0.1] = IGNORED
     return Batch(images, labels, torch.randperm(TRAIN_ROWS)[: case.batch], view=0)
+
+
+def _positions(name: str, case: Case) -> Shape:
+    """() for a loss of one answer an image, (H, W) for one of each position."""
+    return case.maps[OF_PIXELS[name]][0][1:] if name in OF_PIXELS else ()
 
 
 def _answers(name: str, case: Case, *, half: bool) -> Callable[[], tuple[Outputs, Outputs]]:
     """Features behind a ReLU, logits of a common spread."""
+    answer = (case.classes, *_positions(name, case))
 
     def leaf(shape: Shape, *, trained: bool) -> Tensor:
         drawn = torch.randn(case.batch, *shape)
-        drawn = drawn.relu() if len(shape) == 3 else drawn.abs() if shape != (case.classes,) else 3 * drawn
+        drawn = 3 * drawn if shape == answer else drawn.relu() if len(shape) == 3 else drawn.abs()
         laid = drawn.contiguous(memory_format=torch.channels_last) if half and drawn.dim() == 4 else drawn
         return laid.to(torch.bfloat16 if half else torch.float32).requires_grad_(trained)
 
     taps = [case.maps[tap] for tap in TAPS.get(name, ())]
-    logits = [leaf((case.classes,), trained=trained) for trained in (True, False)]
+    logits = [leaf(answer, trained=trained) for trained in (True, False)]
     student = Outputs(logits[0], [leaf(own, trained=True) for own, _ in taps])
     teacher = Outputs(logits[1], [leaf(theirs, trained=False) for _, theirs in taps])
     return lambda: (student, teacher)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdscale.api import Batch, Outputs
+from kdscale.api import IGNORED, Batch, Outputs
 from kdscale.nn.negatives import draw_negatives
 
 __all__ = ["PLAIN", "Plain", "plain_angles", "plain_distances"]
@@ -34,6 +34,10 @@ def _ce(loss: Any, s: Outputs, t: Outputs, batch: Batch) -> Tensor:
 def _soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     log_q, p = F.log_softmax(student / temperature, dim=1), F.softmax(teacher / temperature, dim=1)
     return temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+
+
+def _pixel_ce(loss: Any, s: Outputs, t: Outputs, batch: Batch) -> Tensor:
+    return F.cross_entropy(s.logits, batch.labels, ignore_index=IGNORED)
 
 
 def _kd(loss: Any, s: Outputs, t: Outputs, batch: Batch) -> Tensor:
@@ -101,6 +105,26 @@ def _at_grad(loss: Any, s: Outputs, t: Outputs, batch: Batch) -> Tensor:
 
     ours, theirs = derivative(s, create_graph=True), derivative(t, create_graph=False)
     return (ours - theirs).norm(dim=1).mean()
+
+
+def _adaptation(loss: Any, s: Outputs, t: Outputs, batch: Batch) -> Tensor:
+    """With all pairs of locations side by side, as eq. 5 and 6 have them."""
+    own, taught, config = s.features[0], t.features[0], loss.config
+    code = loss.translators[0].encoder(taught)
+    errors = (taught - loss.translators[0].decoder(code)).pow(2).sum() + config.sparsity * code.abs().sum()
+    code = code.detach()
+
+    def unit(maps: Tensor) -> Tensor:
+        return F.normalize(maps.flatten(1))
+
+    def alike(maps: Tensor) -> Tensor:
+        columns = F.normalize(maps.flatten(2), dim=1)
+        return torch.bmm(columns.transpose(1, 2), columns)
+
+    locations = code.shape[2] * code.shape[3]
+    adapted = (unit(loss.adapters[0](own)) - unit(code)).abs().sum(1).mean()
+    affinity = (alike(loss.affinity_adapters[0](own)) - alike(code)).pow(2).sum((1, 2)).mean() / locations**2
+    return config.adapt * adapted + config.affinity_weight * affinity + errors / taught.numel()
 
 
 def _fsp(loss: Any, s: Outputs, t: Outputs, batch: Batch) -> Tensor:
@@ -289,8 +313,9 @@ def _noise_contrast(loss: Any, i: int, anchor: Tensor, others: Tensor) -> Tensor
 
 
 PLAIN: Mapping[str, Plain] = {
-    "ab": _ab, "at": _at, "at_grad": _at_grad, "cc": _cc, "ce": _ce, "crd": _crd, "dist": _dist, "dkd": _dkd,
-    "fitnet": _fitnet, "fsp": _fsp, "ft": _ft, "ickd": _ickd, "kd": _kd, "logits": _logits, "mlkd": _mlkd, "nst": _nst,
-    "pad": _pad, "pkt": _pkt, "projector": _projector, "reviewkd": _reviewkd, "rkd": _rkd, "sp": _sp, "vid": _vid,
+    "ab": _ab, "adaptation": _adaptation, "at": _at, "at_grad": _at_grad, "cc": _cc, "ce": _ce, "crd": _crd,
+    "dist": _dist, "dkd": _dkd, "fitnet": _fitnet, "fsp": _fsp, "ft": _ft, "ickd": _ickd, "kd": _kd, "logits": _logits,
+    "mlkd": _mlkd, "nst": _nst, "pad": _pad, "pixel_ce": _pixel_ce, "pkt": _pkt, "projector": _projector,
+    "reviewkd": _reviewkd, "rkd": _rkd, "sp": _sp, "vid": _vid,
 }  # fmt: skip
 """By the loss's name."""

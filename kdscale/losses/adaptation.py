@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdscale.api import IGNORED, Batch, Loss, Outputs, PluginConfig, Shapes
-from kdscale.nn.pairwise import unit_rows
+from kdscale.nn.pairwise import gram, inner_products, unit_rows
 from kdscale.nn.sides import map_sides, paired_shapes, total
 from kdscale.nn.sync_bn import needs_two_values
 
@@ -79,13 +79,13 @@ class KnowledgeAdaptation(Loss):
         """Each sample's differences of codes and affinities, and its auto-encoder's loss, as far as asked for."""
         config, translator = self.config, self.translators[index]
         assert isinstance(translator, Translator)
-        if config.reconstruction:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and config.reconstruction > 0):
             code = translator.encoder(theirs)
+        if config.reconstruction:
             yield config.reconstruction * reconstruction(theirs, translator.decoder(code), code, config.sparsity)
         if config.distance == "none":
             return
-        with torch.no_grad():
-            code = translator.encoder(theirs)
+        code = code.detach()  # the translator learns from its own loss alone
         needs_two_values("adaptation", own, self.adapters[index])
         seen = _seen(batch, code)
         adapted, compared = (_resized(part[index](own), code) for part in (self.adapters, self.affinity_adapters))
@@ -126,11 +126,13 @@ def location_affinity(
 ) -> Float[Tensor, "B"]:
     """Each sample's ||A_s - A_t||_F^2, where A holds the cosines of all pairs of locations, divided by their number.
 
-    Of matrices N (M, HW) of unit columns, ||N_s^T N_s - N_t^T N_t||_F^2 is worked out from products over locations
-    (M, M): those over channels (HW, HW) are far larger.
+    Of matrices N (M, HW) of unit columns, ||N_s^T N_s - N_t^T N_t||_F^2 is worked out from products of channels (M, M)
+    where those of locations (HW, HW), as the formula has them, are the larger ones.
     """
     s, t = (functional.normalize(f.flatten(2), dim=1, eps=1e-6) for f in (student, teacher))
-    own, theirs, across = ((a @ b.transpose(1, 2)).square().sum((1, 2)) for a, b in ((s, s), (t, t), (s, t)))
+    if s.shape[2] <= s.shape[1]:
+        return (gram(s.mT) - gram(t.mT)).square().sum((1, 2)) / locations.square()
+    own, theirs, across = (products.square().sum((1, 2)) for products in (gram(s), gram(t), inner_products(s, t)))
     return (own + theirs - 2 * across).clamp(min=0) / locations.square()
 
 

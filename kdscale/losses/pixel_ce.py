@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
@@ -44,12 +45,15 @@ class PixelCrossEntropy(Loss):
 
 def pixel_cross_entropy(
     logits: Float[Tensor, "B C *pixels"], labels: Int64[Tensor, "B *pixels"], smoothing: float
-) -> Float[Tensor, "P"]:
+) -> Float[Tensor, "B *pixels"]:
     """Each pixel's cross-entropy, 0 where it has no label.
 
-    Pixels are laid in a row first: the kernel for maps has no deterministic form on a GPU.
+    By a softmax in the map's own layout: torch's cross-entropy has no deterministic form for maps on a GPU, and one of
+    pixels laid in a row takes 6 times as long on a CPU where classes are few.
     """
-    rows = at_least_fp32(logits).movedim(1, -1).flatten(0, -2)
-    return functional.cross_entropy(
-        rows, labels.flatten(), reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
-    )
+    labelled = labels != IGNORED
+    log_p = functional.log_softmax(at_least_fp32(logits), dim=1)
+    values = -log_p.gather(1, torch.where(labelled, labels, 0)[:, None]).squeeze(1)
+    if smoothing:
+        values = (1 - smoothing) * values - smoothing * log_p.mean(dim=1)
+    return torch.where(labelled, values, 0)

@@ -42,9 +42,10 @@ def answers(feature: Tensor) -> Outputs:
     return Outputs(torch.zeros(ROWS, 2, 16, 16), [feature])
 
 
-@given(seed=st.integers(0, 999))
-def test_equals_the_formulas(seed: int) -> None:
-    s, t = draw(seed), draw(seed + 1)
+@given(seed=st.integers(0, 999), channels=st.sampled_from([5, SIDE**2, 20]))
+def test_equals_the_formulas(seed: int, channels: int) -> None:
+    """With fewer, as many and more channels than locations."""
+    s, t = draw(seed, channels), draw(seed + 1, channels)
     a, b = (functional.normalize(f.flatten(2), dim=1) for f in (s, t))
     matrices = [n.transpose(1, 2) @ n / SIDE**2 for n in (a, b)]
     want = (matrices[0] - matrices[1]).square().sum((1, 2))
