@@ -177,5 +177,5 @@ def test_no_file_names_hide_what_is_in_them() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_files_stay_readable_at_a_sitting(path: Path) -> None:
-    limit = 400 if name_of(path) in {"kdscale/config/schema.py", "kdscale/api.py"} else 300
+    limit = 360 if name_of(path) in {"kdscale/config/schema.py", "kdscale/api.py"} else 300
     assert len(path.read_text().splitlines()) <= limit, f"{name_of(path)}: split it by concern"
