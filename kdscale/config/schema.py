@@ -90,6 +90,13 @@ class SplitHeadConfig(Model):
     width: PositiveInt | None = Field(None, description="channels of its layers; default those of split_at")
 
 
+class BranchesConfig(Model):
+    """Further branches of a network behind a shared trunk; it answers as their gated mean."""
+
+    count: int = Field(ge=2, le=16, description="its own among them")
+    split_at: str | None = Field(None, description="tap or module that is shared last; default: last stage but one")
+
+
 class StudentConfig(BaseModel):
     """A network: a model by name, its constructor's arguments as further keys, optional weights."""
 
@@ -106,6 +113,13 @@ class StudentConfig(BaseModel):
     input: InputConfig = InputConfig()
     taps: dict[str, str] | None = Field(None, description="names for module paths of a foreign model")
     split_head: SplitHeadConfig | None = Field(None, description="what stands for its first modules, with a wire in it")
+    branches: BranchesConfig | None = Field(None, description="makes it an ensemble on one trunk")
+
+    @model_validator(mode="after")
+    def _one_change_of_the_model(self) -> StudentConfig:
+        if self.split_head is not None and self.branches is not None:
+            raise ValueError("a student has a split_head or branches, not both")
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,11 @@ import torch
 from torch import nn
 
 from kdscale.api import DatasetInfo
-from kdscale.config.schema import InputConfig, PluginsConfig, SplitHeadConfig, StudentConfig
+from kdscale.config.schema import InputConfig, PluginsConfig, StudentConfig
 from kdscale.config.taps import Tap
 from kdscale.draws import seed_of
 from kdscale.errors import CheckpointMismatch, ConfigError, KDScaleError, TapError
+from kdscale.nn.branches import branch_out
 from kdscale.nn.class_order import class_map
 from kdscale.nn.foreign import Origin, check_arguments, origin_of
 from kdscale.nn.network import DRY_IMAGES, Network, NetworkInput
@@ -92,8 +94,13 @@ def build_network(  # noqa: PLR0913
         shown = views or (info.channels, size)
         seen = _input(student, origin, info, size, channels, shown)
         model = _make(origin, student, logits, seen)
-        if student.split_head is not None:
-            _splice(Network(model, seen, own_taps=student.taps), student.split_head, check=device != "meta")
+        _change(
+            Network(model, seen, own_taps=student.taps), student, seed, check=device != "meta",
+            fresh=lambda name: build_network(
+                student.model_copy(update={"branches": None, "weights": None}), info, size, seed=seed,
+                part=name if part == "student" else f"{part}/{name}", views=views, device=device, plugins=plugins,
+            ),
+        )  # fmt: skip
         if device != "meta":
             _load(model, student, snapshot)
         network = Network(model, seen, taps, own_taps=student.taps, class_map=indices, per_pixel=info.per_pixel)
@@ -123,7 +130,7 @@ def list_taps(
     Raises:
         ConfigError, PluginError, ShapeError: the network cannot be built or run.
     """
-    fresh = student.model_copy(update={"weights": None, "taps": None, "split_head": None})
+    fresh = student.model_copy(update={"weights": None, "taps": None, "split_head": None, "branches": None})
     network = build_network(fresh, info, size, plugins=plugins)
     model = network.model
     names: dict[str, str] = {path: name for name, (path, _) in getattr(model, "taps", {}).items()}
@@ -170,13 +177,29 @@ def _make(origin: Origin, student: StudentConfig, classes: int, seen: NetworkInp
         raise ConfigError(f"student: {student.model}({said}): {error}") from error
 
 
-def _splice(network: Network, split_head: SplitHeadConfig, *, check: bool) -> None:
+def _change(
+    network: Network, student: StudentConfig, seed: int, *, fresh: Callable[[str], Network], check: bool
+) -> None:
+    """Give a new network, in place, the split head or the branches that its config has beyond the model."""
+    if student.split_head is not None:
+        with _told_of("split_head"):
+            splice(network, student.split_head, check=check)
+    if student.branches is not None:
+        count, at, size = student.branches.count, student.branches.split_at, network.input.given_size
+        with _told_of("branches"):
+            branches = branch_out(network, count, at, fresh, size=size, seed=seed, answers=True, check=check)
+        network.model.add_module("native_ensemble", branches)
+
+
+@contextmanager
+def _told_of(key: str) -> Iterator[None]:
+    """Errors that name the student's key which they are about."""
     try:
-        splice(network, split_head, check=check)
+        yield
     except TapError as error:  # no term asks for it
-        raise ConfigError(f"student.split_head.split_at: {error}") from error
+        raise ConfigError(f"student.{key}.split_at: {error}") from error
     except KDScaleError as error:
-        raise type(error)(f"student.split_head.{error}") from error
+        raise type(error)(f"student.{key}.{error}") from error
 
 
 def _load(model: nn.Module, student: StudentConfig, snapshot: Path | None) -> None:

@@ -90,6 +90,10 @@ class Network(nn.Module):
             return self._post_relu[name]
         return locate(self.model, [name], self.own_taps)[name][1]
 
+    def mapped(self, logits: Tensor) -> Tensor:
+        """Logits of the model in the order of the data's classes."""
+        return logits if self.class_map is None else logits[:, self.class_map]
+
     def prepare(self, channels_last: bool, device: torch.device | str) -> Network:  # noqa: FBT001
         """Move to a device and to the memory layout that is fast there; returns itself."""
         self.to(device)
@@ -139,4 +143,4 @@ class Network(nn.Module):
             kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             wanted = f"(B, C, {size[0]}, {size[1]}), since pixels have classes" if size else "(B, C)"
             raise ShapeError(f"{type(self.model).__name__} must answer with logits {wanted}, not {kind}")
-        return logits if self.class_map is None else logits[:, self.class_map]
+        return self.mapped(logits)

@@ -97,7 +97,8 @@ def phrase(spec: StageSpec) -> str:
     arguments = [f"{k}={v}" for k, v in spec.student.arguments.items() if not isinstance(v, (dict, list))]
     head = spec.student.split_head
     split = [f"split_at={head.split_at}", f"channels={head.channels}"] if head else []
-    return " ".join([spec.student.model, *arguments, *split])
+    branches = [f"branches={spec.student.branches.count}"] if spec.student.branches else []
+    return " ".join([spec.student.model, *arguments, *split, *branches])
 
 
 def _shape_of(spec: StageSpec) -> dict[str, Any]:

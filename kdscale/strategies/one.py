@@ -3,7 +3,8 @@
 Source: Lan, Zhu, Gong, "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018, arXiv:1806.04606,
 equations 3 to 8; the gate's layers, the ramp-up and the detached target as in the authors' code.
 Deviation: the target has no 1e-7 added. Branch 0, and no other, is the student: an ordinary network that is exported
-and loads anywhere. Where a stage has more terms than cross-entropy, each is taken of every branch and the ensemble.
+and loads anywhere. With `student.branches` it is the ensemble: a network that answers with all of them. Where a stage
+has more terms than cross-entropy, each is taken of every branch and the ensemble.
 Reduction: each branch and the ensemble by the term's own; the distillation is summed over branches, mean over samples.
 """
 
@@ -21,18 +22,16 @@ from torch import Tensor, nn
 
 from kdscale import plugins
 from kdscale.api import Batch, Losses, Outputs, PluginConfig, Shapes, Strategy, Taught, Term, Weighted
-from kdscale.draws import seed_of
-from kdscale.errors import ConfigError, ShapeError
-from kdscale.nn.cut import Handed, before_last_stage, behind, catching, check_cut
+from kdscale.errors import ConfigError
+from kdscale.nn.branches import Branches, branch_out, branches_of
 from kdscale.nn.network import Network
-from kdscale.nn.precision import at_least_fp32
 from kdscale.nn.sides import total
 from kdscale.nn.stage_parts import StageParts
-from kdscale.nn.sync_bn import needs_two_values
 from kdscale.strategies.distill import Distill
 
 __all__ = ["OnTheFlyEnsemble"]
 
+BRANCHES = 3
 DISTILLATION = "distillation"
 """Name of the term between the ensemble and its branches."""
 
@@ -43,7 +42,9 @@ class OnTheFlyEnsemble(Distill):
     class Config(PluginConfig):
         """Options."""
 
-        branches: int = Field(3, ge=1, le=16, description="the student's own among them")
+        branches: int | None = Field(
+            None, ge=1, le=16, description="the student's own among them; default 3, or those of student.branches"
+        )
         split_at: str | None = Field(None, description="tap or module that is shared last; default: last stage but one")
         temperature: float = Field(3.0, gt=0)
         ramp: float = Field(
@@ -58,18 +59,25 @@ class OnTheFlyEnsemble(Distill):
         _refuse(passes)
         self.config = config
         self._rise = config.ramp * stage.total_steps
-        split = config.split_at or before_last_stage(student.model)
-        shape = check_cut(stage.fresh("student"), split, stage.size)
-        if len(shape) not in (1, 3):
-            raise ShapeError(f"options.split_at: the gate reads maps (C, H, W) or features (C), not {list(shape)}")
-        self.handed, self._shared = Handed(), catching(student, split)
-        parts = [f"branch{i}" for i in range(config.branches)]
-        self.others = nn.ModuleList(behind(stage.fresh(part), split, stage.size, self.handed) for part in parts[1:])
-        self.gate = _gate(shape[0], config.branches, stage.seed)
+        inside = branches_of(student.model)
+        if inside is None:
+            count, at = config.branches or BRANCHES, config.split_at
+            self.further = branch_out(student, count, at, stage.fresh, size=stage.size, seed=stage.seed, answers=False)
+        elif config.branches or config.split_at:
+            raise ConfigError(
+                "options: student.branches says how many branches there are, and where; leave it out here"
+            )
+        self._branches = (inside or self.further,)  # no child of its own: the student may have it
         kd = plugins.load("losses", "kd")
         self.distillation = kd(kd.Config(temperature=config.temperature), Shapes(classes=0))
+        parts = [f"branch{i}" for i in range(1 + len(self.branches.others))]
         self.beside = (*parts, "ensemble")
         self.figures = (DISTILLATION, "gate/entropy", *(f"gate/{part}" for part in parts))
+
+    @property
+    def branches(self) -> Branches:
+        """The student's own, or those that it does without once it has learnt."""
+        return self._branches[0]
 
     @classmethod
     def build(cls, student: Any, passes: Mapping[str, Sequence[Term]], config: Any, stage: StageParts) -> Strategy:
@@ -94,28 +102,18 @@ class OnTheFlyEnsemble(Distill):
 
     def answered(self, images: Tensor) -> Answers:
         """The student's answer, and beside it that of each branch and of the ensemble. Raises: ShapeError."""
-        student: Outputs = self.student(images)
-        shared = self._shared.take()
-        with self.handed.over(shared):
-            logits = [student.logits, *(other(images).logits for other in self.others)]
-        with torch.autocast(images.device.type, enabled=False):
-            logits = [at_least_fp32(one) for one in logits]
-            log_gate = self._log_gate(at_least_fp32(shared))
-            ensemble = (torch.stack(logits, 1) * log_gate.exp()[:, :, None]).sum(1)
-        beside = dict(zip(self.beside, [*logits, ensemble], strict=True))
-        return Answers(student.logits, student.features, student.pixels, beside=beside, log_gate=log_gate)
+        assert isinstance(self.student, Network)
+        with self.branches.asked() as answers:
+            student: Outputs = self.student(images)
+            gated = answers()
+        logits = [self.student.mapped(one) for one in (*gated.logits, gated.ensemble)]
+        beside = dict(zip(self.beside, logits, strict=True))
+        return Answers(student.logits, student.features, student.pixels, beside=beside, log_gate=gated.log_gate)
 
     def ramp(self, step: int) -> float:
         """Weight of the distillation: exp(-5 (1 - t)²) until t, the share of the ramp that is over, is 1."""
         done = min(1.0, step / self._rise) if self._rise else 1.0
         return math.exp(-5.0 * (1.0 - done) ** 2)
-
-    def _log_gate(self, shared: Float[Tensor, "B D *space"]) -> Float[Tensor, "B M"]:
-        """Logarithms of each branch's share in the ensemble, by sample."""
-        linear, norm, relu = self.gate
-        scores = linear(shared.flatten(2).mean(2) if shared.dim() > 2 else shared)
-        needs_two_values("strategy one (the gate)", scores, self.gate)
-        return torch.log_softmax(relu(norm(scores)), 1)
 
     def _parts(self, answered: Answers, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
         *branches, ensemble = (Outputs(logits) for logits in answered.beside.values())
@@ -160,13 +158,6 @@ def _refuse(passes: Mapping[str, Sequence[Term]]) -> None:
             raise ConfigError(f"losses.{term.id}: its memory is of one answer a step, and strategy one has several")
         if term.id == DISTILLATION:
             raise ConfigError(f"losses.{term.id}: strategy one has a term of this id; call yours something else")
-
-
-def _gate(channels: int, branches: int, seed: int) -> nn.Sequential:
-    """What weighs branches by the pooled features, up to the softmax; its initial weights by the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed_of("init", seed, "gate"))
-        return nn.Sequential(nn.Linear(channels, branches), nn.BatchNorm1d(branches), nn.ReLU())
 
 
 def _gate_figures(log_gate: Float[Tensor, "B M"]) -> dict[str, Tensor]:

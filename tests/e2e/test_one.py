@@ -44,14 +44,22 @@ def written(folder: Path, stages: dict[str, Any]) -> Path:
 
 
 def test_one_stage_from_config_to_results(tmp_path: Path) -> None:
-    stages = {"baseline": STUDENT, "reduced": one(branches=1, loss_scale=0.5), "student": one(branches=3)}
+    stages = {
+        "baseline": STUDENT,
+        "reduced": one(branches=1, loss_scale=0.5),
+        "student": one(branches=3),
+        "whole": one() | {"student": STUDENT["student"] | {"branches": {"count": 3}}},
+        "follower": STUDENT | {"teachers": {"teacher": {"from": "whole"}}, "losses": [{"name": "kd"}]},
+    }
     root = Root(tmp_path / "runs")
     plan = make_plan(load(written(tmp_path, stages)), root)
     prepare_folders(root, plan, retry_failed=False)
     assert set(run_inline(root, plan, lambda line: None).values()) == {"done"}
 
     folders = {name: folder for name, d in plan.trials[0].stages.items() if (folder := root.stage(d)) is not None}
-    baseline, reduced, student = (load_file(folders[name].path / "student.safetensors") for name in stages)
+    baseline, reduced, student, whole, follower = (
+        load_file(folders[name].path / "student.safetensors") for name in stages
+    )
     assert [name for name, value in baseline.items() if not torch.equal(reduced[name], value)] == []
     assert {k: v.shape for k, v in student.items()} == {k: v.shape for k, v in baseline.items()}
     state, metrics = folders["student"].state(), untimed_metrics(folders["student"])
@@ -64,6 +72,14 @@ def test_one_stage_from_config_to_results(tmp_path: Path) -> None:
     first = json.loads((folders["student"].path / "step0.json").read_text())["terms"]
     assert [term["id"] for term in first] == ["ce", "distillation"]
     assert all(term["gradient_norm"] > 0 for term in first)
+
+    assert [name for name, value in student.items() if not torch.equal(whole[name], value)] == []
+    assert {name.partition(".")[0] for name in set(whole) - set(student)} == {"native_ensemble"}
+    results = folders["whole"].state()["results"]
+    assert results["top1"] == results["extra"]["top1_of"]["ensemble"]
+    assert results["extra"]["top1_of"] == state["results"]["extra"]["top1_of"]
+    assert results["params"] > state["results"]["params"]
+    assert follower.keys() == baseline.keys()
 
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pipelines" / "one.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from kdscale import plugins
 from kdscale.api import Batch, Shapes, Strategy, Term
-from kdscale.config.schema import TrainConfig
+from kdscale.config.schema import StudentConfig, TrainConfig
 from kdscale.engines.ddp import DdpEngine
 from kdscale.errors import ConfigError, ShapeError
 from kdscale.losses.ce import CrossEntropy
@@ -80,7 +81,7 @@ def test_with_one_branch_it_is_twice_the_cross_entropy() -> None:
 def test_no_gradient_of_the_distillation_passes_through_its_target() -> None:
     one = ensemble(branches=3)
     ce_part, distillation = one.weighted(seen(), {}, "main")
-    gate = list(one.gate.parameters())
+    gate = list(one.branches.gate.parameters())
     reached = torch.autograd.grad(distillation.value, gate, retain_graph=True, allow_unused=True)
     assert reached == (None,) * len(gate)
     assert all(g is not None for g in torch.autograd.grad(ce_part.value, gate, allow_unused=True))
@@ -95,13 +96,13 @@ def test_every_parameter_trains() -> None:
 @pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1)])
 def test_permuting_branches_permutes_their_shares_and_nothing_else(order: tuple[int, ...]) -> None:
     one, permuted, b = ensemble(branches=3), ensemble(branches=3), seen()
-    models = [one.student.model, *(other.model for other in one.others)]
-    targets = [permuted.student.model, *(other.model for other in permuted.others)]
+    models = [one.student.model, *one.branches.others]
+    targets = [permuted.student.model, *permuted.branches.others]
     for target, source in zip(targets, order, strict=True):
         part = {k: v for k, v in models[source].state_dict().items() if tail(k)}
         assert not target.load_state_dict(part, strict=False).unexpected_keys
-    gate = {k: v[list(order)] if v.dim() else v for k, v in one.gate.state_dict().items()}
-    permuted.gate.load_state_dict(gate)
+    gate = {k: v[list(order)] if v.dim() else v for k, v in one.branches.gate.state_dict().items()}
+    permuted.branches.gate.load_state_dict(gate)
     ours, theirs = one.eval().answered(b.images), permuted.eval().answered(b.images)
     torch.testing.assert_close(theirs.log_gate, ours.log_gate[:, list(order)])
     torch.testing.assert_close(theirs.beside["ensemble"], ours.beside["ensemble"])
@@ -109,7 +110,7 @@ def test_permuting_branches_permutes_their_shares_and_nothing_else(order: tuple[
 
 def test_branches_begin_apart_and_the_student_as_it_would_alone() -> None:
     one, alone = ensemble(branches=3), fresh("student").model.state_dict()
-    heads = [one.student.model.head.weight, *(other.model.head.weight for other in one.others)]
+    heads = [one.student.model.head.weight, *(other.head.weight for other in one.branches.others)]
     assert not any(torch.equal(heads[i], heads[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
     assert all(torch.equal(value, alone[name]) for name, value in one.student.model.state_dict().items())
 
@@ -117,14 +118,14 @@ def test_branches_begin_apart_and_the_student_as_it_would_alone() -> None:
 def test_branches_that_begin_alike_under_an_even_gate_stay_alike() -> None:
     one = ensemble(branches=2)
     begin = {k: v for k, v in one.student.model.state_dict().items() if tail(k)}
-    one.others[0].model.load_state_dict(begin, strict=False)
-    for value in one.gate.state_dict().values():
+    one.branches.others[0].load_state_dict(begin, strict=False)
+    for value in one.branches.gate.state_dict().values():
         value.copy_(value[:1].expand_as(value) if value.dim() else value)
     engine = DdpEngine(one, TrainConfig(epochs=1, precision="fp32", lr=0.1), steps_per_epoch=STEPS)
     for step in range(2):
         engine.update(engine.forward(seen(step), {}, "main").total)
         engine.end_step(step)
-    other = dict(one.others[0].model.named_parameters())
+    other = dict(one.branches.others[0].named_parameters())
     for name, value in one.student.model.named_parameters():
         if tail(name):
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
@@ -161,7 +162,7 @@ def test_models_share_what_lies_before_the_split(
 ) -> None:
     one = ensemble(model=model, model_options=options, size=16, split_at=split, branches=2)
     own = {name: p.shape for name, p in one.student.model.named_parameters()}
-    branch = {name: p.shape for name, p in one.others[0].model.named_parameters()}
+    branch = {name: p.shape for name, p in one.branches.others[0].named_parameters()}
     assert branch.items() < own.items()
     if shared:
         assert set(own) - set(branch) == {name for name in own if name.partition(".")[0] in shared}
@@ -272,3 +273,65 @@ def test_with_one_branch_at_half_the_scale_it_trains_as_cross_entropy_does_bit_f
     assert [name for name, value in plain.items() if not torch.equal(ours[name], value)] == []
     assert ours.keys() == plain.keys()
     assert not torch.equal(ours["model.head.weight"], fresh("student").model.head.weight)
+
+
+def test_a_student_with_branches_answers_as_their_ensemble_and_trains_to_the_same_weights() -> None:
+    """What the strategy would throw away is part of the network, and nothing else differs, bit for bit."""
+    config = TrainConfig(epochs=1, precision="fp32", lr=0.1)
+    apart, whole = ensemble(branches=3), ensemble(model_options={"branches": {"count": 3}})
+    for one in (apart, whole):
+        engine = DdpEngine(one, config, steps_per_epoch=STEPS)
+        for step in range(3):
+            engine.update(engine.forward(seen(step), {}, "main").total)
+            engine.end_step(step)
+    within = {k.replace("student.model.native_ensemble.", "further."): v for k, v in whole.state_dict().items()}
+    assert within.keys() == apart.state_dict().keys()
+    assert [name for name, value in apart.state_dict().items() if not torch.equal(within[name], value)] == []
+    images = seen(4).images
+    expected = apart.eval().answered(images).beside["ensemble"]
+    answered = whole.eval().answered(images)
+    assert torch.equal(answered.logits, expected)
+    assert torch.equal(answered.logits, answered.beside["ensemble"])
+
+    again = fresh("other", branches={"count": 3})
+    again.model.load_state_dict(whole.student.model.state_dict())
+    assert torch.equal(again.eval()(images).logits, expected)
+
+
+def test_a_copy_of_a_network_with_branches_has_its_own() -> None:
+    network = fresh("student", branches={"count": 2}).eval()
+    copied, images = copy.deepcopy(network), seen().images
+    before = network(images).logits
+    with torch.no_grad():
+        for parameter in copied.model.native_ensemble.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(network(images).logits, before)
+    assert not torch.allclose(copied(images).logits, before)
+
+
+def test_branches_answer_in_the_order_of_the_datas_classes() -> None:
+    one = ensemble(model_options={"branches": {"count": 2}, "classes": 4, "class_map": [3, 0, 2]}).eval()
+    answered = one.answered(seen().images)
+    assert [logits.shape[1] for logits in answered.beside.values()] == [3, 3, 3]
+    assert torch.equal(answered.logits, answered.beside["ensemble"])
+
+
+@pytest.mark.parametrize("options", [{"branches": 3}, {"split_at": "stage1"}])
+def test_what_the_student_says_is_not_said_again(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"options: student\.branches says"):
+        ensemble(model_options={"branches": {"count": 2}}, **options)
+
+
+def test_a_student_has_a_split_head_or_branches() -> None:
+    head = {"split_at": "stage1", "channels": 2}
+    with pytest.raises(ValueError, match="a split_head or branches, not both"):
+        StudentConfig(model="resnet_cifar", split_head=head, branches={"count": 2})
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [("stage9", "student.branches.split_at: .*no tap stage9"), ("head", "student.branches.split_at: head is the end")],
+)
+def test_where_branches_cannot_begin_is_said(split: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fresh("student", branches={"count": 2, "split_at": split})
