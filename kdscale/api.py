@@ -234,9 +234,9 @@ class Strategy(nn.Module):
         """How many of this rank's samples count, in each pass that could be left without any."""
         return {}
 
-    def rehearse(self, batch: Batch, taught: Taught, pass_: str) -> Tensor:
-        """A total of one pass for the dry run: what it does not reach will never train."""
-        return self(batch, taught, pass_).total  # type: ignore[no-any-return]
+    def rehearse(self, batch: Batch, taught: Taught, pass_: str) -> list[Tensor]:
+        """Totals of one pass, one for each way that a step can go: what none of them reaches will never train."""
+        return [self(batch, taught, pass_).total]
 
     def recalibration(self, step: int) -> int:
         """Batches that measure the student's BatchNorm anew to be evaluated after `step` steps; 0: as it is."""

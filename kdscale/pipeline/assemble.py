@@ -21,9 +21,11 @@ from kdscale.errors import ConfigError, KDScaleError, ShapeError, TapError
 from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
 from kdscale.nn.schedules import weight_schedule
+from kdscale.nn.sides import total
 from kdscale.nn.stage_parts import StageParts
 from kdscale.optim import OwnRate, own_rates
 from kdscale.pipeline.drops import with_drops
+from kdscale.pipeline.flops import CountFlops
 from kdscale.pipeline.limits import refuse_accumulation, refuse_modifiers
 from kdscale.pipeline.pixels import answers, ask_for_pixels
 from kdscale.pipeline.tapped import blamed, wanted_taps
@@ -119,11 +121,12 @@ def assemble(
     return Assembled(network, strategy, teachers, ensembles, virtual, _own_rates(every), heard)
 
 
-def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str) -> list[str]:
+def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str) -> tuple[list[str], int]:
     """Run forward and backward of every pass once on four made-up samples.
 
     Returns:
-        Names of the strategy's parameters that receive no gradient: they are frozen before training.
+        Names of the strategy's parameters that receive no gradient: they are frozen before training. And the FLOPs of
+        a step a sample, teachers aside; of ways that a step can go, their mean.
 
     Raises:
         ShapeError: a term fails on these networks, or returns neither (B,) nor ().
@@ -133,9 +136,14 @@ def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str)
     taught = answers(assembled.teachers, batch.images)
     taught |= {ensemble.name: ensemble(taught) for ensemble in assembled.ensembles}
     taught |= {teacher.name: teacher(batch) for teacher in assembled.virtual}
+    flops = 0
     for pass_ in strategy.passes:
         try:
-            strategy.rehearse(batch, taught, pass_).backward()  # type: ignore[no-untyped-call]
+            counted = CountFlops()
+            with counted:
+                totals = strategy.rehearse(batch, taught, pass_)
+                total(totals).backward()  # type: ignore[no-untyped-call]
+            flops += counted.total // (len(totals) * len(batch.rows))
         except KDScaleError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -144,7 +152,7 @@ def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str)
     strategy.zero_grad(set_to_none=True)
     if len(silent) == len(list(strategy.parameters())):
         raise ConfigError(f"{where}: nothing trains: no parameter receives a gradient from its terms")
-    return silent
+    return silent, flops
 
 
 def plugin_config(

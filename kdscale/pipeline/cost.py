@@ -6,16 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
-
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
-from kdscale.nn.modes import evaluating
 
-__all__ = ["Cost", "conversion_cost", "fill_cost", "forward_flops", "training_cost", "training_rows"]
+__all__ = ["Cost", "conversion_cost", "fill_cost", "training_cost", "training_rows"]
 
 FLOAT_BYTES = 4
 CHECKPOINT_FILES = 5
@@ -36,8 +30,11 @@ class Cost:
     """Forward, one image, of the student."""
     teacher_flops: int = 0
     """Forward, one image, of all teachers together that are asked in training."""
+    step_flops: int = 0
+    """Forward and backward of all passes of a step, one image, teachers aside: as counted, with what trains beside the
+    student, and without the gradients that frozen parts and images need not have."""
     train_flops: int = 0
-    """Whole stage: three forwards' worth a student image and pass (forward, two in backward), one a teacher image."""
+    """Whole stage: those of each image's step, and its forward through each live teacher."""
     saved_flops: int = 0
     """Of teachers that a cache answers for, which a live one would have taken on top."""
     forwards: int = 0
@@ -55,39 +52,6 @@ class Cost:
         return asdict(self)
 
 
-def forward_flops(network: nn.Module, info: DatasetInfo, size: int) -> int:
-    """FLOPs of one image's forward pass, counted by torch on the real network."""
-    images = torch.zeros(1, info.channels, size, size, dtype=torch.uint8)
-    counter = _CountFlops()
-    with torch.no_grad(), evaluating(network), counter:
-        network(images)
-    return counter.total
-
-
-class _CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up torch's own formulas (those of FlopCounterMode) over all operations.
-
-    FlopCounterMode itself also tracks modules, for which it imports the whole compiler: 1.4 s of a start.
-    """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Torch's own hook: true hides a mode from the compiler, and imports the compiler for that."""
-        return False
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total: int = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += int(formula(*args, **(kwargs or {}), out_val=result))
-        return result
-
-
 def training_rows(spec: StageSpec, info: DatasetInfo) -> int:
     """Rows that are trained on: after the validation split, what a transfer set leaves to others, and the limit."""
     data = spec.data
@@ -95,8 +59,9 @@ def training_rows(spec: StageSpec, info: DatasetInfo) -> int:
     return min(left, data.limit or left)
 
 
-def training_cost(
-    spec: StageSpec, info: DatasetInfo, params: int, flops: tuple[int, int], teacher_flops: Mapping[str, int], kept: int
+def training_cost(  # noqa: PLR0913
+    spec: StageSpec, info: DatasetInfo, *, params: int, flops: int, step_flops: int, teacher_flops: Mapping[str, int],
+    kept: int,
 ) -> Cost:  # fmt: skip
     """Cost of a training stage.
 
@@ -104,7 +69,8 @@ def training_cost(
         spec: the resolved stage.
         info: its data.
         params: of the student.
-        flops: forward, one image, of the student, and of it with what trains beside it.
+        flops: of the student's forward, one image.
+        step_flops: of a step's forward and backward, one image, teachers aside.
         teacher_flops: forward of each teacher that is asked in training, one image.
         kept: snapshots that will be kept.
     """
@@ -120,9 +86,10 @@ def training_cost(
         epochs=train.epochs,
         images=images,
         params=params,
-        flops=flops[0],
+        flops=flops,
         teacher_flops=live + cached,
-        train_flops=images * (3 * flops[1] * passes + live),
+        step_flops=step_flops,
+        train_flops=images * (step_flops + live),
         saved_flops=images * cached,
         forwards=images * (passes + len(asked)),
         backwards=images * passes,

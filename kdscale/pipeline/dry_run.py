@@ -13,7 +13,8 @@ from kdscale.errors import ConfigError, KDScaleError
 from kdscale.nn.network import Network
 from kdscale.nn.split_parts import split_parts, wire_cost
 from kdscale.pipeline.assemble import Parent, assemble, dry_backward, image_size
-from kdscale.pipeline.cost import forward_flops, training_rows
+from kdscale.pipeline.cost import training_rows
+from kdscale.pipeline.flops import forward_flops
 from kdscale.pipeline.freezing import freeze
 
 __all__ = ["DryRun", "dry_run"]
@@ -26,8 +27,8 @@ class DryRun:
     params: int
     flops: int
     """Forward, one image, of the student."""
-    flops_trained: int
-    """The same, with what trains beside the student."""
+    step_flops: int
+    """Forward and backward of a step, one image, teachers aside; 0 where nothing trains."""
     teacher_flops: dict[str, int]
     """Of each teacher that training asks: not of one that is there for its agreement alone."""
     frozen: list[str]
@@ -64,18 +65,16 @@ def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent]) ->
     rows = training_rows(spec, info)
     steps = spec.train.epochs * (rows // spec.train.batch_size)
     assembled = assemble(spec, info, producers, total_steps=max(1, steps), train_rows=info.train_rows)
-    frozen: list[str] = []
+    frozen, step_flops = list[str](), 0
     if spec.train.epochs:
         if not any(spec.passes.values()):
             raise ConfigError(f"stages.{spec.name}.losses: a stage that trains needs at least one term")
         freeze(assembled.strategy, assembled.network, [], spec.train_only)
-        frozen = dry_backward(assembled, info, size, f"stages.{spec.name}")
-    flops = forward_flops(assembled.network, info, size)
-    beside = assembled.strategy.beside
+        frozen, step_flops = dry_backward(assembled, info, size, f"stages.{spec.name}")
     return DryRun(
         params=sum(p.numel() for p in assembled.network.model.parameters()),
-        flops=flops,
-        flops_trained=forward_flops(assembled.strategy.evaluated(), info, size) if beside else flops,
+        flops=forward_flops(assembled.network, info, size),
+        step_flops=step_flops,
         teacher_flops={
             name: forward_flops(teacher, info, size)
             for name, teacher in assembled.teachers.items()

@@ -113,10 +113,10 @@ class Interactive(Distill):
     def weighted(self, batch: Batch, taught: Taught, pass_: str) -> list[Weighted]:
         return self._mixed(self.replaced(batch.step), batch, taught, pass_)
 
-    def rehearse(self, batch: Batch, taught: Taught, pass_: str) -> Tensor:
+    def rehearse(self, batch: Batch, taught: Taught, pass_: str) -> list[Tensor]:
         """The loss of the student alone and that of all the teacher's blocks: together they reach what ever trains."""
-        parts = [part for away in ((), self._units) for part in self._mixed(away, batch, taught, pass_)]
-        return total([part.weight * part.value for part in parts])
+        ends = [self._mixed(away, batch, taught, pass_) for away in ((), self._units)]
+        return [total([part.weight * part.value for part in parts]) for parts in ends]
 
     def recalibration(self, step: int) -> int:
         return self._batches if step and self.p_student(step - 1) < 1 else 0

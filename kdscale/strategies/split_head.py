@@ -57,7 +57,7 @@ class HeadDistillation(Distill):
         return replace(losses, figures={**losses.figures, **ends})
 
     def evaluated(self) -> nn.Module:
-        # not in `self.beside`: what is evaluated besides has no weights of its own, and costs nothing in training
+        # not in `self.beside`: what is evaluated besides has no weights of its own, whose buffers would differ by rank
         return _BothWires(self.student, self.head)
 
 

@@ -80,7 +80,7 @@ class TestFillStages:
         assert fill.cost.steps == 2 * 2  # 648 rows are two blocks of 512, over two views
         assert fill.cost.bytes >= 4 * 512 * 24
         assert student(made).cost.saved_flops == 60 * 32 * teacher.cost.flops
-        assert student(made).cost.train_flops == 60 * 32 * 3 * student(made).cost.flops
+        assert student(made).cost.train_flops == 60 * 32 * student(made).cost.step_flops
 
     def test_filled_on_use_nobody_is_waited_for(self, plan: Planning) -> None:
         made = plan(f"{CACHE}.fill=on_use")

@@ -42,7 +42,7 @@ def test_it_can_be_planned_and_costs_what_its_teachers_do(name: str, tmp_path: P
         heard = [cost[digest] for role, (digest, _) in stage.parents.items() if role in _teachers(stage)]
         images = stage.cost.steps * 32
         assert stage.cost.teacher_flops == sum(heard)
-        assert stage.cost.train_flops == images * 3 * stage.cost.flops  # caches answer
+        assert stage.cost.train_flops == images * stage.cost.step_flops  # caches answer
         assert stage.cost.saved_flops == images * sum(heard)
 
 
@@ -63,7 +63,7 @@ def test_teacher_forwards_with_and_without_caches(
     for student, teachers in heard.items():
         of = stages[student].cost
         asked = sum(flops[teacher] for teacher in teachers)
-        assert of.train_flops == of.steps * 32 * (3 * of.flops + asked)
+        assert of.train_flops == of.steps * 32 * (of.step_flops + asked)
         names = {live.stages[digest].name for _, (digest, _) in stages[student].parents.items()}
         assert names == {"data", *teachers}  # who taught its teachers is nothing to it
     assert fills(live) == []

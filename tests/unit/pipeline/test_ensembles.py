@@ -79,7 +79,7 @@ def test_it_costs_nothing_itself(plan: Planning) -> None:
     found = plan()
     student, teachers = only(found, "student").cost, [only(found, name).cost for name in ("small", "large")]
     assert student.teacher_flops == sum(teacher.flops for teacher in teachers)
-    assert student.train_flops == student.steps * 32 * (3 * student.flops + student.teacher_flops)
+    assert student.train_flops == student.steps * 32 * (student.step_flops + student.teacher_flops)
     cached = only(plan(a={"from": "small", "cache": {}}), "student").cost
     assert cached.saved_flops == student.steps * 32 * teachers[0].flops
     assert cached.train_flops == student.train_flops - cached.saved_flops

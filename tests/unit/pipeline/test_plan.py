@@ -250,13 +250,21 @@ CONV, HEAD = 2 * 16 * 16 * 5 * 9, 2 * 5 * 10
 
 
 @pytest.fixture
-def of_net(plan: Planning, tmp_path: Path) -> PlannedStage:
-    (tmp_path / "planned_net.py").write_text(NET)
-    found = plan(
-        plugins={"path": [str(tmp_path)], "allow": ["planned_net"]},
-        stages={"net": {"student": {"model": "planned_net:Net"}, "losses": [{"name": "ce"}]}},
-    )
-    return only(found, "net")
+def planned_net(plan: Planning, tmp_path: Path) -> Callable[..., PlannedStage]:
+    def planned(**keys: Any) -> PlannedStage:
+        (tmp_path / "planned_net.py").write_text(NET)
+        found = plan(
+            plugins={"path": [str(tmp_path)], "allow": ["planned_net"]},
+            stages={"net": {"student": {"model": "planned_net:Net"}, "losses": [{"name": "ce"}], **keys}},
+        )
+        return only(found, "net")
+
+    return planned
+
+
+@pytest.fixture
+def of_net(planned_net: Callable[..., PlannedStage]) -> PlannedStage:
+    return planned_net()
 
 
 def test_parameters_that_no_term_reaches_are_found(of_net: PlannedStage) -> None:
@@ -268,15 +276,26 @@ def test_costs_are_those_of_the_network(of_net: PlannedStage) -> None:
     assert cost.params == (9 + 1) * 5 + 2 * 5 + (7 * 2 + 2) + (5 * 10 + 10)
     assert cost.flops == CONV + HEAD
     assert (cost.steps, cost.epochs) == (steps, EPOCHS)
-    assert cost.train_flops == steps * BATCH * 3 * (CONV + HEAD)
+    assert cost.step_flops == 2 * CONV + 3 * HEAD  # nobody wants the gradient of images
+    assert cost.train_flops == steps * BATCH * cost.step_flops
     assert cost.bytes >= 3 * 2 * 4 * cost.params  # three checkpoints of weights and momentum
+
+
+@pytest.mark.parametrize(
+    ("trained", "gradients"), [("conv", CONV + HEAD), ("norm", HEAD), ("head", HEAD)]
+)  # of weights, and of what lies behind them
+def test_what_is_frozen_costs_no_gradient_of_its_own(
+    planned_net: Callable[..., PlannedStage], trained: str, gradients: int
+) -> None:
+    cost = planned_net(train_only=[trained]).cost
+    assert cost.step_flops == CONV + HEAD + gradients
 
 
 def test_teachers_cost_one_forward(plan: Planning) -> None:
     found = plan()
     student, ta = only(found, "student").cost, only(found, "ta").cost
     assert student.teacher_flops == ta.flops
-    assert student.train_flops == student.steps * BATCH * (3 * student.flops + ta.flops)
+    assert student.train_flops == student.steps * BATCH * (student.step_flops + ta.flops)
 
 
 def test_a_conversion_costs_its_pixels(plan: Planning) -> None:
