@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdscale.report.masks import colour_of, tinted
 from kdscale.report.records import StageRecord, SweepRecord
 
 __all__ = ["Sheet", "TermRow", "View", "sheets", "term_tables"]
@@ -55,6 +56,8 @@ class Sheet:
     """Share of all stored views, not only those shown, that the teacher names as labelled."""
     stored: int
     pixelated: bool
+    colours: list[tuple[str, str]]
+    """Where pixels have classes: each class's name, and the CSS colour that is laid over it."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,10 @@ def _term_rows(stage: StageRecord, terms: Sequence[dict[str, float | str]]) -> l
     rows = []
     for term in terms:
         value, share = float(term["value"]), float(term.get("gradient_share") or 0.0)
-        warning = _warning(value, share, alone=len(terms) == 1)
-        remark = warning or _chance(stage, str(term["id"]))
+        kept = stage.definition.get("spec", {}).get("train_only") == []
+        warning = _warning(value, share, alone=len(terms) == 1, kept=kept)
+        by_design = "the student stays as it is: only what terms train learns" if kept else ""
+        remark = warning or by_design or _chance(stage, str(term["id"]))
         rows.append(
             TermRow(
                 str(term["id"]), value, float(term["weight"]), float(term["weighted"]), share, remark, bool(warning)
@@ -116,10 +121,12 @@ def _term_rows(stage: StageRecord, terms: Sequence[dict[str, float | str]]) -> l
     return rows
 
 
-def _warning(value: float, share: float, *, alone: bool) -> str:
-    """What a person should notice: a gradient that dwarfs the rest, or none at all."""
+def _warning(value: float, share: float, *, alone: bool, kept: bool) -> str:
+    """What a person should notice: a gradient that dwarfs the rest, or none at all for a student that should learn."""
     if not math.isfinite(value):
         return "not finite before the first step"
+    if kept:
+        return ""
     if share <= 0.0:
         return "no gradient reaches the student"
     if alone:
@@ -144,7 +151,7 @@ def _sheet(stages: Sequence[StageRecord], also: str) -> Sheet:
     stage = stages[0]
     assert stage.folder is not None
     with np.load(stage.folder / "views.npz", allow_pickle=False) as arrays:
-        images, labels = arrays["images"], arrays.get("labels")
+        images, labels, pixels = arrays["images"], arrays.get("labels"), arrays.get("classes")
         guesses = arrays.get("teacher_top1")
         sure = arrays.get("teacher_confidence")
     classes = stage.class_names
@@ -152,9 +159,10 @@ def _sheet(stages: Sequence[StageRecord], also: str) -> Sheet:
     def word(label: int) -> str:
         return classes[label] if 0 <= label < len(classes) else str(label)
 
+    pictures = images if pixels is None else tinted(images, pixels)
     views = [
         View(
-            _data_uri(images[i]),
+            _data_uri(pictures[i]),
             word(int(labels[i])) if labels is not None else "",
             word(int(guesses[i])) if guesses is not None else "",
             float(sure[i]) if sure is not None else None,
@@ -166,7 +174,14 @@ def _sheet(stages: Sequence[StageRecord], also: str) -> Sheet:
     )
     height, width, channels = images.shape[1:]
     size = f"{width} × {height} px, {'grey' if channels == 1 else 'colour'}"
-    return Sheet(_names(stages), also, size, views, agreement, len(images), max(width, height) <= SMALL_PX)
+    small = max(width, height) <= SMALL_PX
+    return Sheet(_names(stages), also, size, views, agreement, len(images), small, _key_of(pixels, classes))
+
+
+def _key_of(pixels: NDArray[np.uint8] | None, classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and colour of each class that has a pixel."""
+    seen = [] if pixels is None else (np.unique(pixels[pixels > 0]).astype(int) - 1).tolist()
+    return [(classes[one] if one < len(classes) else str(one), f"rgb{colour_of(one)}") for one in seen]
 
 
 def _key(path: Path) -> tuple[bytes, bytes]:

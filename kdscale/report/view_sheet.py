@@ -20,6 +20,7 @@ from kdscale.config.schema import DataConfig
 from kdscale.data.convert import squared, stored_side
 from kdscale.data.split import carve
 from kdscale.data.views import ViewScheme, eval_views, make_views, mix, partner_rows
+from kdscale.report.masks import tinted
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -54,7 +55,7 @@ def view_sheet(dataset: Dataset, data: DataConfig, *, samples: int, views: Seque
     columns = [("as evaluated", plain, [""] * len(rows))]
     columns += [(f"view {view}", *train.views(rows, view)) for view in views]
     names = [(train.class_name(row), f"row {row}") for row in rows.tolist()]
-    shown = [(head, images[..., : dataset.info.channels], texts) for head, images, texts in columns]
+    shown = [(head, _visible(images, dataset.info), texts) for head, images, texts in columns]
     return _draw(f"{data.name} · {describe_views(data, dataset.info)}", names, shown)
 
 
@@ -121,6 +122,12 @@ class _TrainSet:
         shares = mix(images, others, rows, view, self.scheme)
         pairs = zip(shares.tolist(), partners.tolist(), strict=True)
         return images, [f"{1 - share:.2f} {self.class_name(partner)}" for share, partner in pairs]
+
+
+def _visible(images: Bytes, info: DatasetInfo) -> Bytes:
+    """Images (N, H, W, planes) as they are shown: where pixels have classes, these laid over them."""
+    pixels = images[..., : info.channels]
+    return tinted(pixels, images[..., info.channels]) if info.per_pixel else pixels
 
 
 # --------------------------------------------------------------------------- drawing

@@ -80,6 +80,8 @@ def _write_views(path: Path, network: Network, batch: Batch, taught: Mapping[str
     arrays: dict[str, Any] = {"images": _pixels(network.input.seen(batch.images))}
     if batch.labels.dim() == 1:
         arrays["labels"] = batch.labels.cpu().numpy()
+    elif batch.labels.shape[1:] == arrays["images"].shape[1:3]:  # a network may see another size than it answers
+        arrays["classes"] = (batch.labels.cpu() + 1).to(torch.uint8).numpy()  # IGNORED becomes 0, as data sets have it
     if taught and batch.labels.dim() == 1:
         confidence, top1 = next(iter(taught.values())).logits.float().softmax(dim=1).max(dim=1)
         arrays |= {"teacher_top1": top1.cpu().numpy(), "teacher_confidence": confidence.cpu().numpy()}

@@ -60,3 +60,6 @@ def test_runs_from_teacher_to_report(tmp_path: Path, root: Path) -> None:
     page = write_report(sweep).read_text()
     assert "mIoU" in page
     assert "top-1" not in page.lower()
+    assert all(f"</i>{name}</span>" in page for name in ("background", "Trouser", "Bag")), "the key to the masks"
+    assert "the student stays as it is" in page, "its translator's stage is meant to give it no gradient"
+    assert "no gradient reaches the student" not in page

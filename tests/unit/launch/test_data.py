@@ -15,6 +15,7 @@ from PIL import Image
 
 from kdscale.config.schema import AugmentConfig, DataConfig
 from kdscale.data.views import ViewScheme, make_views
+from kdscale.datasets.fashion_scenes import FashionScenes
 from kdscale.datasets.synthetic import Synthetic
 from kdscale.report.view_sheet import describe_views, view_sheet
 
@@ -144,6 +145,13 @@ def test_what_is_drawn_is_what_the_loaders_make() -> None:
         near = (windows[:, :, 0, :8] == view[0, :8]).all(axis=2)
         places = np.argwhere(near)
         assert any((windows[y, x] == view).all() for y, x in places), "the view stands in the sheet, pixel for pixel"
+
+
+def test_classes_of_pixels_are_laid_over_what_is_drawn() -> None:
+    data = DataConfig(name="fashion_scenes", options={"canvas": 32, "train_rows": 20, "test_rows": 4}, val_fraction=0)
+    sheet = np.asarray(view_sheet(FashionScenes(data), data, samples=2, views=[0]).convert("RGB"), int)
+    coloured = sheet.max(axis=2) - sheet.min(axis=2) > 60
+    assert coloured.mean() > 0.1
 
 
 def test_a_view_is_described_in_words() -> None:
