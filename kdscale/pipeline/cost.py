@@ -9,7 +9,7 @@ from typing import Any
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 
-__all__ = ["Cost", "conversion_cost", "fill_cost", "training_cost", "training_rows"]
+__all__ = ["Cost", "Counted", "conversion_cost", "fill_cost", "training_cost", "training_rows"]
 
 FLOAT_BYTES = 4
 CHECKPOINT_FILES = 5
@@ -59,24 +59,33 @@ def training_rows(spec: StageSpec, info: DatasetInfo) -> int:
     return min(left, data.limit or left)
 
 
-def training_cost(  # noqa: PLR0913
-    spec: StageSpec, info: DatasetInfo, *, params: int, flops: int, step_flops: int, teacher_flops: Mapping[str, int],
-    kept: int,
-) -> Cost:  # fmt: skip
+@dataclass(frozen=True)
+class Counted:
+    """What one image costs a stage's networks."""
+
+    params: int
+    """Of the student."""
+    flops: int
+    """Forward of the student."""
+    step_flops: int
+    """Forward and backward of a step, teachers aside; 0 where nothing trains."""
+    teacher_flops: Mapping[str, int]
+    """Forward of each teacher that training asks: not of one that is there for its agreement alone."""
+
+
+def training_cost(spec: StageSpec, info: DatasetInfo, counted: Counted, *, kept: int) -> Cost:
     """Cost of a training stage.
 
     Args:
         spec: the resolved stage.
         info: its data.
-        params: of the student.
-        flops: of the student's forward, one image.
-        step_flops: of a step's forward and backward, one image, teachers aside.
-        teacher_flops: forward of each teacher that is asked in training, one image.
+        counted: what its networks cost an image.
         kept: snapshots that will be kept.
     """
     train, passes = spec.train, max(1, len(spec.passes))
-    asked = [count for role, count in teacher_flops.items() if spec.teachers[role].cache is None]
-    live, cached = sum(asked), sum(teacher_flops.values()) - sum(asked)
+    teachers, params = counted.teacher_flops, counted.params
+    asked = [flops for role, flops in teachers.items() if spec.teachers[role].cache is None]
+    live, cached = sum(asked), sum(teachers.values()) - sum(asked)
     steps = train.epochs * (training_rows(spec, info) // train.batch_size)
     images = steps * train.batch_size
     held = 1 + (1 if train.optimizer == "sgd" else 2) + (1 if train.ema else 0)
@@ -86,14 +95,14 @@ def training_cost(  # noqa: PLR0913
         epochs=train.epochs,
         images=images,
         params=params,
-        flops=flops,
+        flops=counted.flops,
         teacher_flops=live + cached,
-        step_flops=step_flops,
-        train_flops=images * (step_flops + live),
+        step_flops=counted.step_flops,
+        train_flops=images * (counted.step_flops + live),
         saved_flops=images * cached,
         forwards=images * (passes + len(asked)),
         backwards=images * passes,
-        saved_forwards=images * (len(teacher_flops) - len(asked)),
+        saved_forwards=images * (len(teachers) - len(asked)),
         bytes=checkpoints + kept * params * FLOAT_BYTES,
         inodes=STAGE_FILES + kept * SNAPSHOT_FILES + (train.keep_checkpoints + 1) * CHECKPOINT_FILES,
     )

@@ -13,7 +13,7 @@ from kdscale.errors import ConfigError, KDScaleError
 from kdscale.nn.network import Network
 from kdscale.nn.split_parts import split_parts, wire_cost
 from kdscale.pipeline.assemble import Parent, assemble, dry_backward, image_size
-from kdscale.pipeline.cost import training_rows
+from kdscale.pipeline.cost import Counted, training_rows
 from kdscale.pipeline.flops import forward_flops
 from kdscale.pipeline.freezing import freeze
 
@@ -24,13 +24,7 @@ __all__ = ["DryRun", "dry_run"]
 class DryRun:
     """What a dry run of a stage's networks and terms tells."""
 
-    params: int
-    flops: int
-    """Forward, one image, of the student."""
-    step_flops: int
-    """Forward and backward of a step, one image, teachers aside; 0 where nothing trains."""
-    teacher_flops: dict[str, int]
-    """Of each teacher that training asks: not of one that is there for its agreement alone."""
+    counted: Counted
     frozen: list[str]
     """Parameters that no term reaches."""
     wire: dict[str, int] | None
@@ -71,15 +65,14 @@ def _run(spec: StageSpec, info: DatasetInfo, producers: Mapping[str, Parent]) ->
             raise ConfigError(f"stages.{spec.name}.losses: a stage that trains needs at least one term")
         freeze(assembled.strategy, assembled.network, [], spec.train_only)
         frozen, step_flops = dry_backward(assembled, info, size, f"stages.{spec.name}")
+    teacher_flops = {
+        name: forward_flops(teacher, info, size)
+        for name, teacher in assembled.teachers.items()
+        if name in assembled.heard or spec.strategy != "distill"  # whose blocks another strategy may run
+    }
+    params = sum(p.numel() for p in assembled.network.model.parameters())
     return DryRun(
-        params=sum(p.numel() for p in assembled.network.model.parameters()),
-        flops=forward_flops(assembled.network, info, size),
-        step_flops=step_flops,
-        teacher_flops={
-            name: forward_flops(teacher, info, size)
-            for name, teacher in assembled.teachers.items()
-            if name in assembled.heard or spec.strategy != "distill"  # whose blocks another strategy may run
-        },
+        Counted(params, forward_flops(assembled.network, info, size), step_flops, teacher_flops),
         frozen=frozen,
         wire=_wire(assembled.network, info, size),
         model=phrase(spec),

@@ -131,10 +131,7 @@ class _Planner:
         fingerprint: str,
     ) -> PlannedStage:  # fmt: skip
         dry = self._dry_run(spec, parents, info)
-        cost = training_cost(
-            spec, info, params=dry.params, flops=dry.flops, step_flops=dry.step_flops,
-            teacher_flops=dry.teacher_flops, kept=2,
-        )  # fmt: skip
+        cost = training_cost(spec, info, dry.counted, kept=2)
         if spec.train.epochs and not cost.steps:
             rows = training_rows(spec, info)
             raise ConfigError(
