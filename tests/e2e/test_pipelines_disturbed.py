@@ -23,9 +23,11 @@ from tests.small_sweep import untimed_metrics
 from tests.unit.data.places import FASHION
 
 PIPELINES = Path(__file__).resolve().parents[2] / "configs" / "pipelines"
+FIRST_CHECKPOINT = 2
 SMALL = [
     "data.limit_test=64", "train.epochs=1", "train.batch_size=32", "train.warmup_epochs=0", "train.precision=fp32",
-    "train.log_every_steps=1", "train.checkpoint_every_steps=2", "engine.processes=1", "tracking.uri=off",
+    "train.log_every_steps=1", f"train.checkpoint_every_steps={FIRST_CHECKPOINT}", "engine.processes=1",
+    "tracking.uri=off",
 ]  # fmt: skip
 ROWS = ["data.limit=256", "data.val_fraction=0.002"]
 SCENES = ['data.options={"canvas": 32, "garments": 2, "train_rows": 256, "test_rows": 32}']
@@ -43,7 +45,7 @@ pytestmark = pytest.mark.skipif(not FASHION.is_dir(), reason=f"no Fashion-MNIST 
 
 
 class KillEach:
-    """Kills the workers of every stage once, after it has logged a step; asks to stop when a first stage is done."""
+    """Kills the workers of every stage once, after its first checkpoint; asks to stop when a first stage is done."""
 
     def __init__(self) -> None:
         self.killed: set[str] = set()
@@ -55,7 +57,7 @@ class KillEach:
             self.stopped = True
             local.ask_to_stop()
         for name, pids in local.workers().items():
-            if name in names - self.killed and box.last_step(name) >= 1:
+            if name in names - self.killed and box.last_step(name) > FIRST_CHECKPOINT:
                 self.killed.add(name)
                 for pid in pids:
                     os.kill(pid, signal.SIGKILL)
@@ -78,6 +80,7 @@ def planned(name: str, folder: Path, warm: WarmParent) -> Sandbox:
 
 
 @MATRIX
+@pytest.mark.timeout(1200)  # sixteen stages, some of them twice
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pipeline_comes_out_as_undisturbed(name: str, tmp_path: Path, warm: WarmParent) -> None:
     calm, disturbed = (planned(name, tmp_path / root, warm) for root in ("calm", "disturbed"))
