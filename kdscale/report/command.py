@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kdscale.errors import ConfigError
+from kdscale.report.citations import bibliography
 from kdscale.report.grid import Grid, Screen, render
 from kdscale.report.groups import Group, layout_of
 from kdscale.report.page import write_report
@@ -37,11 +38,12 @@ class Request:
     over: Sequence[str] | None = None
     form: str = "table"
     as_json: bool = False
+    bibtex: bool = False
 
     @property
     def plain(self) -> bool:
         """Nothing in particular: the summary of one sweep, and its files made anew."""
-        chosen = self.best or self.where or self.over is not None or self.as_json or self.form != "table"
+        chosen = self.best or self.where or self.over is not None or self.as_json or self.bibtex or self.form != "table"
         return len(self.sweeps) == 1 and not chosen
 
 
@@ -55,6 +57,9 @@ def run_report(request: Request) -> None:
         _refresh(request.sweeps[0])
         return
     sweeps = [SweepRecord(path) for path in request.sweeps]
+    if request.bibtex:
+        print(bibliography(sweeps), end="")  # noqa: T201
+        return
     everything, _ = chosen_groups(sweeps, request.over)
     groups, condition = chosen_groups(sweeps, request.over, request.where)
     if not groups:
