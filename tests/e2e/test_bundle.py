@@ -44,8 +44,8 @@ def config(tmp_path: Path) -> Path:
         yaml.safe_dump(
             {
                 "extends": "kdscale:base/fashion_mnist.yaml", "name": "birds",
-                "data": {"limit": 256, "limit_test": 128, "loader": "torch"},
-                "train": {"epochs": 1, "batch_size": 64}, "engine": {"processes": 1},
+                "data": {"limit": 128, "limit_test": 64, "loader": "torch"},
+                "train": {"epochs": 1, "batch_size": 32, "precision": "fp32"}, "engine": {"processes": 1},
                 "plugins": {"path": ["own"], "allow": ["bundled_birds"]}, "tracking": {"uri": "off"},
                 "sweep": {"method": {"plain": {}, "soft": {"use": "soft.yaml"}}},
                 "stages": {
