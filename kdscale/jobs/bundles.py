@@ -92,6 +92,13 @@ class Bundle:
                 f"it to {found[2]}{self._hash_of(found[1])}"
             ) from error
 
+    def tell_plugins(self, console: Console) -> None:
+        """Say whose code besides kdscale's runs here, before it does."""
+        own = sorted(str(p.relative_to(self.folder / "code/plugins")) for p in self.folder.glob("code/plugins/**/*.py"))
+        if own:
+            some = ", ".join(own[:5]) + (" ..." if len(own) > 5 else "")
+            console.print(f"bundle: its plug-ins run here: {some}", markup=False, highlight=False, soft_wrap=True)
+
     def tell_differences(self, plan: Plan, console: Console) -> None:
         """Say where versions, code, data and digests are not those of the bundle, one a line."""
         lines = [*self._versions(), *self._code(), *self._stages(plan)]
@@ -129,9 +136,6 @@ class Bundle:
         if names:
             some = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
             yield f"kdscale's code differs in {len(names)} files ({some}); the one here runs"
-        own = sorted(str(p.relative_to(self.folder / "code/plugins")) for p in self.folder.glob("code/plugins/**/*.py"))
-        if own:
-            yield f"plug-ins of the bundle run here: {', '.join(own[:5])}{' ...' if len(own) > 5 else ''}"
 
     def _stages(self, plan: Plan) -> Iterator[str]:
         known: Mapping[str, Any] = self._document["stages"]

@@ -107,6 +107,8 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
 
         console.print(show_config(sweep), markup=False, highlight=False, soft_wrap=True)
         return DONE
+    if bundle:
+        bundle.tell_plugins(console)
     plan = _plan(sweep, root, options, command, profile)
     if bundle:
         bundle.tell_differences(plan, console)

@@ -35,7 +35,7 @@ class TinyNet(nn.Module):
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Two methods, one of them a file of its own, and a network of the user's."""
+    """A method that is a file of its own, and a network of the user's."""
     folder = tmp_path / "mine"
     (folder / "own").mkdir(parents=True)
     (folder / "own/bundled_birds.py").write_text(NET)
@@ -47,7 +47,7 @@ def config(tmp_path: Path) -> Path:
                 "data": {"limit": 128, "limit_test": 64, "loader": "torch"},
                 "train": {"epochs": 1, "batch_size": 32, "precision": "fp32"}, "engine": {"processes": 1},
                 "plugins": {"path": ["own"], "allow": ["bundled_birds"]}, "tracking": {"uri": "off"},
-                "sweep": {"method": {"plain": {}, "soft": {"use": "soft.yaml"}}},
+                "sweep": {"method": {"soft": {"use": "soft.yaml"}}},
                 "stages": {
                     "teacher": {"student": {"model": "bundled_birds:TinyNet"}, "losses": [{"name": "ce"}]},
                     "student": {
@@ -89,8 +89,8 @@ def test_elsewhere_a_bundle_comes_to_the_same_weights(
 
     said = capsys.readouterr().out
     assert second == first
-    assert len(set(first.values())) == 4  # three networks, and the data, which has no weights
+    assert len(set(first.values())) == 3  # two networks, and the data, which has no weights
     assert [path.name for path in (tmp_path / "second/sweeps").glob("birds-*")] == [sweep.name]
-    assert said.count("here: the same, with equal weights") == 3
-    assert "bundle: plug-ins of the bundle run here: bundled_birds.py" in said
+    assert said.count("here: the same, with equal weights") == 2
+    assert "bundle: its plug-ins run here: bundled_birds.py" in said
     assert "stages are not the bundle's" not in said

@@ -171,7 +171,7 @@ def test_what_differs_is_said_one_a_line(tmp_path: Path, root: Root) -> None:
     assert f"bundle: cuda 99.0 in the bundle, {torch_cuda() or 'none'} here" in lines
     assert any(line.startswith("bundle: 1 other packages differ") for line in lines)
     assert any(line.startswith("bundle: kdscale's code differs in") for line in lines)
-    assert "bundle: plug-ins of the bundle run here: birds.py" in lines
+    assert printed(found.tell_plugins) == ["bundle: its plug-ins run here: birds.py"]
     assert any(line.startswith("bundle: the data's fingerprint is") for line in lines)
     assert "bundle: 1 of 1 stages are not the bundle's (student)" in lines
 

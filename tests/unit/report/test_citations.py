@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import kdscale
 from kdscale.config.load import load
+from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.plan import make_plan
 from kdscale.report.citations import bibliography, entries_of
 from kdscale.report.records import SweepRecord
 from tests.bibtex import parsed
@@ -121,6 +123,18 @@ def test_a_recipe_is_cited_and_one_that_cannot_be_read_is_named(tmp_path: Path) 
 def test_a_shipped_recipe_cites_its_paper(pipeline: str, keys: set[str]) -> None:
     cite = load(f"kdscale:pipelines/{pipeline}.yaml").trials[0].experiment.cite
     assert {key for entry in cite.values() for key in parsed(entry)} == keys
+
+
+def test_a_plan_keeps_what_its_trials_cite(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    chain = "{networks: {a: &net {model: resnet_cifar, depth: 8}, b: *net, c: *net}, losses: [{name: kd}]}"
+    patches = "{method: {one: {}, other: {cite: {mine: '@misc{mine, title = {Mine}}'}}}}"
+    config.write_text(f"data: {{name: synthetic}}\nchain: {chain}\nsweep: {patches}\n")
+    plan = make_plan(load(config), Root(tmp_path / "runs"))
+    assert {key for entry in plan.document()["cite"].values() for key in parsed(entry)} == {
+        "mirzadeh2020improved",
+        "mine",
+    }
 
 
 def test_a_config_takes_a_macros_entry_back_or_replaces_it(tmp_path: Path) -> None:
