@@ -31,6 +31,7 @@ __all__ = [
     "UNREADABLE",
     "Entry",
     "available",
+    "bibtex",
     "describe",
     "entry",
     "load",
@@ -109,6 +110,27 @@ def entry(kind: str, name: str) -> Entry:
     found = re.search(r"Source:\s*(.+?)(?=\n\s*\n|\n[A-Z]\w+:|\Z)", text, re.S)
     source = " ".join(found[1].split()).rstrip(".") if found else ""
     return Entry(name, idea, source, *(_flags(kind, name) if kind in ("losses", "modifiers") else ("",) * 4))
+
+
+def bibtex(kind: str, name: str, path: Sequence[Path] = ()) -> str:
+    """A plug-in's entries for a bibliography, `BIBTEX` in its file, read without importing it.
+
+    Args:
+        kind: of the plug-in.
+        name: of its file; or a user's own, `birds.nets:TinyNet`.
+        path: folders in which a user's own is looked for.
+
+    Returns:
+        The entries as they stand there; empty where it has none, or no file is found.
+    """
+    module = name.partition(":")[0].replace(".", "/")
+    files = [Path(f) / f"{module}.py" for f in path] if ":" in name else [_ROOT / kind / f"{name}.py"]
+    file = next((one for one in files if one.is_file()), None)
+    for node in ast.parse(file.read_bytes()).body if file else ():
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "BIBTEX":
+            found = _default(node.value)
+            return found.strip() if isinstance(found, str) else ""
+    return ""
 
 
 def _flags(kind: str, name: str) -> tuple[str, str, str, str]:

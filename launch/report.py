@@ -13,6 +13,8 @@ examples:
   python launch/report.py                              the latest sweep, and its report.html anew
   python launch/report.py bench --best val/top1 --where "params_m<=5"
   python launch/report.py bench --where "method in (kd, crd) and seed==0" --format latex
+  python launch/report.py bench --bibtex > used.bib    entries of losses, networks, data and kdscale, to cite
+  python launch/report.py bench --bundle bench.zip     everything to run it again: launch/sweep.py bench.zip
   python launch/report.py first second                 several sweeps; keys that differ become columns
 
 Figures in --where and --best are those of results.json (shares in 0..1), further params_m, flops_m, flops_g,
@@ -42,6 +44,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument(
+        "--bibtex", action="store_true", help="BibTeX entries of everything that was used, and kdscale's"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, metavar="FILE.zip",
+        help="config, code, versions, hashes, results and logs in one file, which launch/sweep.py FILE.zip runs again",
+    )  # fmt: skip
+    parser.add_argument(
         "--runs", type=Path, metavar="DIR", help="where results lie (default: $KDSCALE_RUNS, else ./runs)"
     )
     return parser.parse_args(arguments)
@@ -65,7 +74,11 @@ def main(arguments: list[str]) -> int:
                 )
         over = None if options.over is None else [axis for axis in options.over.split(",") if axis not in ("", "none")]
         paths = [folder.path for folder in found]
-        run_report(Request(paths, options.best, options.where, over, options.format, options.json))
+        run_report(
+            Request(
+                paths, options.best, options.where, over, options.format, options.json, options.bibtex, options.bundle
+            )
+        )
     except KDScaleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,7 @@ examples:
   python launch/sweep.py configs/quickstart.yaml
   python launch/sweep.py configs/quickstart.yaml seed=range(3) train.lr=0.05,0.1 --dry-run
   python launch/sweep.py mine.yaml stages.student.losses.kd.temperature=2,4 --explain
+  python launch/sweep.py bench.zip --dry-run                a bundle of report.py --bundle: what differs here, then run
 
 KEY=VALUE sets a key, KEY=A,B sweeps it, KEY=range(N) too; KEY=[A,B] is a list.
 exit codes: 0 done, 1 a stage failed or was stopped, 2 usage or configuration, 130 stopped with nothing running.
@@ -25,7 +26,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="launch/sweep.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "config", nargs="?", type=str, metavar="CONFIG", help="YAML file, or kdscale:NAME of a shipped one"
+        "config",
+        nargs="?",
+        type=str,
+        metavar="CONFIG",
+        help="YAML file, kdscale:NAME of a shipped one, or a bundle (.zip)",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set or sweep keys of the config")
     parser.add_argument(

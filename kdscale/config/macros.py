@@ -31,6 +31,7 @@ from pydantic import Field, PositiveInt
 
 from kdscale import plugins
 from kdscale.config.complaints import KeyedError, hint, validated
+from kdscale.config.macro_sources import cited
 from kdscale.config.merging import Layer
 from kdscale.config.patches import flattened
 from kdscale.config.schema import CacheConfig, StudentConfig, TermConfig
@@ -101,12 +102,14 @@ def expanded(layer: Layer) -> Layer:
     made: dict[str, Any] = {}
     sources: dict[str, str] = {}
     known: set[str] = set()
+    cites: dict[str, str] = {}
     for key, model in MACROS.items():
         section = layer.values.get(key)
         if section is None:
             continue
         macro = validated(model, section, key)
         known |= macro.networks.keys()
+        cites |= cited(key, macro.names())
         _check_path(key, macro, layer.values.get("stages"))
         for stage in (one for one in _STAGES[key](macro, section["losses"]) if one.network in macro.networks):
             values, places = _written(stage, key, macro, section, layer)
@@ -120,7 +123,7 @@ def expanded(layer: Layer) -> Layer:
     stages = rest.pop("stages", None) or {}
     beside = {n: one for n, one in stages.items() if n in made or n not in known or "student" in (one or {})}
     own = _over(beside, made)
-    return Layer({"stages": made}, sources).under(Layer(rest | own, layer.sources))
+    return Layer({"stages": made} | ({"cite": cites} if cites else {}), sources).under(Layer(rest | own, layer.sources))
 
 
 # --------------------------------------------------------------------------- the stages of each macro

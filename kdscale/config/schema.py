@@ -275,6 +275,7 @@ class Experiment(Model):
     tracking: TrackingConfig = TrackingConfig()
     limits: LimitsConfig = LimitsConfig()
     plugins: PluginsConfig = PluginsConfig()
+    cite: dict[str, str] = outside({}, description="BibTeX entries of the recipe, by any name, for report.py --bibtex")
     stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
 
 

@@ -72,7 +72,7 @@ def _head(sweep: Sweep) -> Iterator[str]:
 
 
 def _top(trial: Trial, sources: Mapping[str, str]) -> Iterator[Line]:
-    for key, value in _leaves(trial.experiment.model_dump(mode="json", exclude={"stages"})):
+    for key, value in _leaves(trial.experiment.model_dump(mode="json", exclude={"stages", "cite"})):
         yield key, value, _source(key, sources)
 
 

@@ -17,6 +17,15 @@ from kdscale.data.sources import ArraySource, PublishedFiles
 
 __all__ = ["CIFAR10"]
 
+BIBTEX = """
+@techreport{krizhevsky2009learning,
+  author = {Krizhevsky, Alex},
+  title = {{Learning Multiple Layers of Features from Tiny Images}},
+  institution = {University of Toronto},
+  year = {2009}
+}
+"""
+
 _FILE = "cifar-10-binary.tar.gz"
 _TRAIN = {  # MD5 as github.com/rai-project/dldataset has them; the archive's own is the authors'
     "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",

@@ -17,6 +17,15 @@ from kdscale.data.sources import ArraySource, PublishedFiles
 
 __all__ = ["CIFAR100"]
 
+BIBTEX = """
+@techreport{krizhevsky2009learning,
+  author = {Krizhevsky, Alex},
+  title = {{Learning Multiple Layers of Features from Tiny Images}},
+  institution = {University of Toronto},
+  year = {2009}
+}
+"""
+
 _FILE = "cifar-100-binary.tar.gz"
 _PUBLICATION = Publication(
     name="cifar100",

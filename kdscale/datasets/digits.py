@@ -20,6 +20,15 @@ from kdscale.data.sources import ArraySource, PublishedFiles
 
 __all__ = ["Digits"]
 
+BIBTEX = """
+@misc{alpaydin1998optical,
+  author = {Alpaydin, E. and Kaynak, C.},
+  title = {{Optical Recognition of Handwritten Digits}},
+  howpublished = {UCI Machine Learning Repository},
+  year = {1998}
+}
+"""
+
 _TRAIN_ROWS = 1497
 
 

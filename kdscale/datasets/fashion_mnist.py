@@ -18,6 +18,16 @@ from kdscale.data.sources import ArraySource, PublishedFiles
 
 __all__ = ["FashionMNIST"]
 
+BIBTEX = """
+@misc{xiao2017fashion,
+  author = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  title = {{Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms}},
+  year = {2017},
+  eprint = {1708.07747},
+  archivePrefix = {arXiv}
+}
+"""
+
 _PUBLICATION = Publication(
     name="fashion_mnist",
     packages=(

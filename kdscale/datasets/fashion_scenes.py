@@ -3,6 +3,8 @@
 Each scene is a function of its row: garments of the same split of Fashion-MNIST are laid on a dark canvas, later ones
 over earlier ones. A garment's bright pixels have its class, the canvas is the background, and the dim pixels of a
 garment's border, which could be either, are ignored.
+
+Source: the garments are those of Fashion-MNIST, arXiv:1708.07747; the scenes are laid out here.
 """
 
 from __future__ import annotations
@@ -23,6 +25,16 @@ from kdscale.datasets.fashion_mnist import FashionMNIST
 from kdscale.draws import hash64, seed_of
 
 __all__ = ["FashionScenes"]
+
+BIBTEX = """
+@misc{xiao2017fashion,
+  author = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  title = {{Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms}},
+  year = {2017},
+  eprint = {1708.07747},
+  archivePrefix = {arXiv}
+}
+"""
 
 _GARMENT = 28  # pixels a side
 _COVERS, _BELONGS = 16, 64  # grey values from which a pixel hides what is below, and is sure to be the garment

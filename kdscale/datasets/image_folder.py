@@ -2,6 +2,8 @@
 
 Classes are the folders of train, sorted by name as torchvision's ImageFolder sorts them. Planning needs the
 listing alone; pixels are decoded when the data is converted.
+
+Source: none; the images are your own, and so is what is to be cited for them.
 """
 
 from __future__ import annotations

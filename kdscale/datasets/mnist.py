@@ -18,6 +18,17 @@ from kdscale.data.sources import ArraySource, PublishedFiles
 
 __all__ = ["MNIST"]
 
+BIBTEX = r"""
+@article{lecun1998gradient,
+  author = {LeCun, Yann and Bottou, L{\'e}on and Bengio, Yoshua and Haffner, Patrick},
+  title = {{Gradient-Based Learning Applied to Document Recognition}},
+  journal = {Proceedings of the IEEE},
+  volume = {86},
+  number = {11},
+  year = {1998}
+}
+"""
+
 _PUBLICATION = Publication(
     name="mnist",
     packages=(

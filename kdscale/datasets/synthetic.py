@@ -3,6 +3,8 @@
 Each class is a smooth random pattern; two neighbouring classes share half of theirs, so a teacher has
 something to tell a student beyond the label. A sample is its class's pattern, shifted and covered with
 noise. Everything is integer arithmetic on counters: the same bytes on every machine.
+
+Source: none; it is made up here.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 
 A mask is a PNG file whose values (indices of a palette, or grey values) are classes; 255 is ignored, as is what lies
 outside of an image once it is padded. Layout: Everingham et al., "The Pascal visual object classes challenge", 2010.
+
+Source: none; the images are your own, and so is what is to be cited for them.
 """
 
 from __future__ import annotations

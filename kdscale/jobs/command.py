@@ -95,17 +95,23 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
     from rich.console import Console
 
     from kdscale.config.load import load
+    from kdscale.jobs.bundles import bundle_of
     from kdscale.pipeline.artifacts import Root
 
     console = Console()
-    sweep = load(options.config, options.overrides)
+    root = Root.find(options.runs)
+    bundle = bundle_of(options.config, root)
+    sweep = bundle.load(options.overrides) if bundle else load(options.config, options.overrides)
     if options.show_config:
         from kdscale.config.show import show_config
 
         console.print(show_config(sweep), markup=False, highlight=False, soft_wrap=True)
         return DONE
-    root = Root.find(options.runs)
+    if bundle:
+        bundle.tell_plugins(console)
     plan = _plan(sweep, root, options, command, profile)
+    if bundle:
+        bundle.tell_differences(plan, console)
     if options.explain or options.dry_run:
         from kdscale.jobs.looking import look
 
@@ -115,7 +121,10 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
         from kdscale.jobs.smoke import smoke
 
         return smoke(plan, sweep, root, console)
-    return _execute(plan, root, options, console, warm, sweep, profile)
+    code = _execute(plan, root, options, console, warm, sweep, profile)
+    if bundle and code != USAGE:
+        bundle.tell_results(root.path / "sweeps" / plan.folder_name, console)
+    return code
 
 
 def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, profile: Profile | None) -> Plan:
@@ -164,6 +173,8 @@ def _execute(  # noqa: PLR0913
 
 
 def _sweep_folder(root: Root, plan: Plan, sweep: Sweep) -> Path:
+    from kdscale.jobs.launch_record import record_launch
+
     folder = root.path / "sweeps" / plan.folder_name
     folder.mkdir(parents=True, exist_ok=True)
     document = plan.document()
@@ -174,6 +185,7 @@ def _sweep_folder(root: Root, plan: Plan, sweep: Sweep) -> Path:
             entry["reused"] = first["stages"].get(digest, entry)["reused"]
     atomic.write_json(folder / "plan.json", document)
     atomic.write_text(folder / "sweep.yaml", sweep.text)
+    record_launch(folder, plan)
     return folder
 
 

@@ -30,6 +30,17 @@ from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["ActivationBoundaries"]
 
+BIBTEX = """
+@inproceedings{heo2019knowledge,
+  author = {Heo, Byeongho and Lee, Minsik and Yun, Sangdoo and Choi, Jin Young},
+  title = {{Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons}},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year = {2019},
+  eprint = {1811.03233},
+  archivePrefix = {arXiv}
+}
+"""
+
 SCALE = 3 / 1000
 """What the authors multiply the sum over layers by."""
 

@@ -1,6 +1,6 @@
 """Knowledge adaptation: the student follows a code of the teacher's map, and how its locations are alike.
 
-Source: He, Shen, Tian, Gao, Wang, Yan, "Knowledge adaptation for efficient semantic segmentation", CVPR 2019,
+Source: He, Shen, Tian, Gong, Sun, Yan, "Knowledge adaptation for efficient semantic segmentation", CVPR 2019,
 arXiv:1903.04688, eq. 1 to 6; weights as in torchdistill. A translator E, the encoder of an auto-encoder, learns in a
 stage before (`distance: none`), from which the student's term takes it by its `init_from`, with `reconstruction: 0`,
 which leaves it as it is. `affinity: perchannel` is torchdistill's: each channel's products of locations.
@@ -26,6 +26,17 @@ from kdscale.nn.sides import map_sides, paired_shapes, total
 from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["KnowledgeAdaptation"]
+
+BIBTEX = """
+@inproceedings{he2019knowledge,
+  author = {He, Tong and Shen, Chunhua and Tian, Zhi and Gong, Dong and Sun, Changming and Yan, Youliang},
+  title = {{Knowledge Adaptation for Efficient Semantic Segmentation}},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2019},
+  eprint = {1903.04688},
+  archivePrefix = {arXiv}
+}
+"""
 
 Affinity = Literal["location", "perchannel"]
 

@@ -25,6 +25,18 @@ from kdscale.nn.squares import channel_squares, mean_squares
 
 __all__ = ["AttentionTransfer"]
 
+BIBTEX = """
+@inproceedings{zagoruyko2017paying,
+  author = {Zagoruyko, Sergey and Komodakis, Nikos},
+  title = {{Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via
+    Attention Transfer}},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year = {2017},
+  eprint = {1612.03928},
+  archivePrefix = {arXiv}
+}
+"""
+
 EPS = 1e-12
 
 

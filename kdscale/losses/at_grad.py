@@ -25,6 +25,18 @@ from kdscale.nn.precision import at_least_fp32
 
 __all__ = ["GradientAttention"]
 
+BIBTEX = """
+@inproceedings{zagoruyko2017paying,
+  author = {Zagoruyko, Sergey and Komodakis, Nikos},
+  title = {{Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via
+    Attention Transfer}},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year = {2017},
+  eprint = {1612.03928},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class GradientAttention(Loss):
     """Match the derivatives of the cross-entropy by the image."""

@@ -27,6 +27,18 @@ from kdscale.nn.sides import feature_sides, paired, total
 
 __all__ = ["CorrelationCongruence"]
 
+BIBTEX = """
+@inproceedings{peng2019correlation,
+  author = {Peng, Baoyun and Jin, Xiao and Liu, Jiaheng and Li, Dongsheng and Wu, Yichao and Liu, Yu and Zhou,
+    Shunfeng and Zhang, Zhaoning},
+  title = {{Correlation Congruence for Knowledge Distillation}},
+  booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year = {2019},
+  eprint = {1904.01802},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class CorrelationCongruence(Loss):
     """Match the kernel matrix of linear embeddings; widths and sizes of the features are free."""

@@ -20,6 +20,33 @@ from kdscale.nn.precision import at_least_fp32
 
 __all__ = ["CrossEntropy"]
 
+BIBTEX = """
+@inproceedings{szegedy2016rethinking,
+  author = {Szegedy, Christian and Vanhoucke, Vincent and Ioffe, Sergey and Shlens, Jon and Wojna, Zbigniew},
+  title = {{Rethinking the Inception Architecture for Computer Vision}},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2016},
+  eprint = {1512.00567},
+  archivePrefix = {arXiv}
+}
+@inproceedings{zhang2018mixup,
+  author = {Zhang, Hongyi and Cisse, Moustapha and Dauphin, Yann N. and Lopez-Paz, David},
+  title = {{mixup: Beyond Empirical Risk Minimization}},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year = {2018},
+  eprint = {1710.09412},
+  archivePrefix = {arXiv}
+}
+@inproceedings{yun2019cutmix,
+  author = {Yun, Sangdoo and Han, Dongyoon and Oh, Seong Joon and Chun, Sanghyuk and Choe, Junsuk and Yoo, Youngjoon},
+  title = {{CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features}},
+  booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year = {2019},
+  eprint = {1905.04899},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class CrossEntropy(Loss):
     """Match the labels; of a mixed sample both labels, each by its share."""

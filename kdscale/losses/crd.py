@@ -27,6 +27,17 @@ from kdscale.nn.sides import map_sides, paired_shapes, pooled
 
 __all__ = ["Contrastive"]
 
+BIBTEX = """
+@inproceedings{tian2020contrastive,
+  author = {Tian, Yonglong and Krishnan, Dilip and Isola, Phillip},
+  title = {{Contrastive Representation Distillation}},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year = {2020},
+  eprint = {1910.10699},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class Contrastive(Loss):
     """Bring the student's embedding of a sample near the teacher's, away from those of other rows."""

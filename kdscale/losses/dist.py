@@ -19,6 +19,17 @@ from kdscale.nn.sides import logit_sides, total
 
 __all__ = ["StrongerTeacher"]
 
+BIBTEX = """
+@inproceedings{huang2022knowledge,
+  author = {Huang, Tao and You, Shan and Wang, Fei and Qian, Chen and Xu, Chang},
+  title = {{Knowledge Distillation from A Stronger Teacher}},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
+  year = {2022},
+  eprint = {2205.10536},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class StrongerTeacher(Loss):
     """Correlate with the teacher's probabilities: each sample's over classes, and each class's over samples."""

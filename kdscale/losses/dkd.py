@@ -25,6 +25,17 @@ from kdscale.nn.sides import logit_sides
 
 __all__ = ["DecoupledSoftTargets"]
 
+BIBTEX = """
+@inproceedings{zhao2022decoupled,
+  author = {Zhao, Borui and Cui, Quan and Song, Renjie and Qiu, Yiyu and Liang, Jiajun},
+  title = {{Decoupled Knowledge Distillation}},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2022},
+  eprint = {2203.08919},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class DecoupledSoftTargets(Loss):
     """Match label against rest (weight alpha), and the rest among itself (weight beta), softened by `temperature`."""

@@ -26,6 +26,18 @@ from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["Hints"]
 
+BIBTEX = """
+@inproceedings{romero2015fitnets,
+  author = {Romero, Adriana and Ballas, Nicolas and Ebrahimi Kahou, Samira and Chassang, Antoine and Gatta, Carlo
+    and Bengio, Yoshua},
+  title = {{FitNets: Hints for Thin Deep Nets}},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year = {2015},
+  eprint = {1412.6550},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class Hints(Loss):
     """Match the teacher's features through a regressor that trains with the student."""

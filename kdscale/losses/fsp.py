@@ -28,6 +28,15 @@ from kdscale.nn.squares import mean_squares, sum_squares
 
 __all__ = ["FlowBetweenLayers"]
 
+BIBTEX = """
+@inproceedings{yim2017gift,
+  author = {Yim, Junho and Joo, Donggyu and Bae, Jihoon and Kim, Junmo},
+  title = {{A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning}},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2017}
+}
+"""
+
 Reduction = Literal["sum", "mean", "columns"]
 Pool = Literal["max", "avg"]
 

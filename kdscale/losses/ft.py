@@ -28,6 +28,17 @@ from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["FactorTransfer"]
 
+BIBTEX = """
+@inproceedings{kim2018paraphrasing,
+  author = {Kim, Jangho and Park, SeongUk and Kwak, Nojun},
+  title = {{Paraphrasing Complex Network: Network Compression via Factor Transfer}},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
+  year = {2018},
+  eprint = {1802.04977},
+  archivePrefix = {arXiv}
+}
+"""
+
 Distance = Literal["l1", "l1_sum", "l2", "at_like", "none"]
 
 

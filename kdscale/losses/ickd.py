@@ -25,6 +25,18 @@ from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["InterChannel"]
 
+BIBTEX = """
+@inproceedings{liu2021exploring,
+  author = {Liu, Li and Huang, Qingle and Lin, Sihao and Xie, Hongwei and Wang, Bing and Chang, Xiaojun and Liang,
+    Xiaodan},
+  title = {{Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation}},
+  booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year = {2021},
+  eprint = {2202.03680},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class InterChannel(Loss):
     """Match the correlation of channels, the student's brought to the teacher's number of them; sizes are free."""

@@ -23,6 +23,16 @@ from kdscale.nn.sides import logit_sides
 
 __all__ = ["SoftTargets"]
 
+BIBTEX = """
+@misc{hinton2015distilling,
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  title = {{Distilling the Knowledge in a Neural Network}},
+  year = {2015},
+  eprint = {1503.02531},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class SoftTargets(Loss):
     """Match the teacher's class distribution, both softened by `temperature`."""

@@ -21,6 +21,17 @@ from kdscale.nn.sides import logit_sides
 
 __all__ = ["LogitRegression"]
 
+BIBTEX = """
+@inproceedings{ba2014do,
+  author = {Ba, Jimmy and Caruana, Rich},
+  title = {{Do Deep Nets Really Need to be Deep?}},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
+  year = {2014},
+  eprint = {1312.6184},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class LogitRegression(Loss):
     """Match the teacher's logits, before any softmax."""

@@ -23,6 +23,15 @@ from kdscale.nn.sides import logit_sides, total
 
 __all__ = ["MultiLevelLogits"]
 
+BIBTEX = """
+@inproceedings{jin2023multilevel,
+  author = {Jin, Ying and Wang, Jiaqi and Lin, Dahua},
+  title = {{Multi-Level Logit Distillation}},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2023}
+}
+"""
+
 
 class MultiLevelLogits(Loss):
     """Match the teacher's logits sample by sample, class by class and across the batch, at several temperatures."""

@@ -24,6 +24,16 @@ from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
 
 __all__ = ["NeuronSelectivity"]
 
+BIBTEX = """
+@misc{huang2017like,
+  author = {Huang, Zehao and Wang, Naiyan},
+  title = {{Like What You Like: Knowledge Distill via Neuron Selectivity Transfer}},
+  year = {2017},
+  eprint = {1707.01219},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class NeuronSelectivity(Loss):
     """Match the distribution of the channels' selectivity maps, by their maximum mean discrepancy."""

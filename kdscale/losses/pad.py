@@ -27,6 +27,18 @@ from kdscale.nn.variance import LogVariance, weigh_by_variance
 
 __all__ = ["PrimeAware"]
 
+BIBTEX = """
+@inproceedings{zhang2020primeaware,
+  author = {Zhang, Youcai and Lan, Zhonghao and Dai, Yuchen and Zeng, Fangao and Bai, Yan and Chang, Jie and Wei,
+    Yichen},
+  title = {{Prime-Aware Adaptive Distillation}},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year = {2020},
+  eprint = {2008.01458},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class PrimeAware(Loss, Measures):
     """Match pooled features, weighed by a variance that the student predicts; maps are averaged over positions."""

@@ -21,6 +21,17 @@ from kdscale.nn.precision import at_least_fp32
 
 __all__ = ["PixelCrossEntropy"]
 
+BIBTEX = """
+@inproceedings{long2015fully,
+  author = {Long, Jonathan and Shelhamer, Evan and Darrell, Trevor},
+  title = {{Fully Convolutional Networks for Semantic Segmentation}},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2015},
+  eprint = {1411.4038},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class PixelCrossEntropy(Loss):
     """Match the labels of pixels, over all that have one."""

@@ -24,6 +24,17 @@ from kdscale.nn.sides import feature_sides, total
 
 __all__ = ["ProbabilisticTransfer"]
 
+BIBTEX = """
+@inproceedings{passalis2018learning,
+  author = {Passalis, Nikolaos and Tefas, Anastasios},
+  title = {{Learning Deep Representations with Probabilistic Knowledge Transfer}},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year = {2018},
+  eprint = {1803.10837},
+  archivePrefix = {arXiv}
+}
+"""
+
 Reduction = Literal["code", "row", "offdiagonal"]
 
 

@@ -25,6 +25,17 @@ from kdscale.nn.sides import map_sides, paired_shapes, pooled, total
 
 __all__ = ["Projector"]
 
+BIBTEX = """
+@inproceedings{miles2024understanding,
+  author = {Miles, Roy and Mikolajczyk, Krystian},
+  title = {{Understanding the Role of the Projector in Knowledge Distillation}},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year = {2024},
+  eprint = {2303.11098},
+  archivePrefix = {arXiv}
+}
+"""
+
 Form = Literal["log_sum", "cross_correlation"]
 LEAST = 1e-30
 """What the sum of differences counts as at least, before its logarithm."""

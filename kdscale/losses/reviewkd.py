@@ -25,6 +25,17 @@ from kdscale.nn.sync_bn import needs_two_values
 
 __all__ = ["KnowledgeReview"]
 
+BIBTEX = """
+@inproceedings{chen2021distilling,
+  author = {Chen, Pengguang and Liu, Shu and Zhao, Hengshuang and Jia, Jiaya},
+  title = {{Distilling Knowledge via Knowledge Review}},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2021},
+  eprint = {2104.09044},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class KnowledgeReview(Loss):
     """Fuse the student's levels from deep to shallow and match each with the teacher's."""

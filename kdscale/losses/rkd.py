@@ -24,6 +24,17 @@ from kdscale.nn.sides import feature_sides, total
 
 __all__ = ["Relational"]
 
+BIBTEX = """
+@inproceedings{park2019relational,
+  author = {Park, Wonpyo and Kim, Dongju and Lu, Yan and Cho, Minsu},
+  title = {{Relational Knowledge Distillation}},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2019},
+  eprint = {1904.05068},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class Relational(Loss):
     """Match distances between samples, in units of their mean, and angles between them; widths are free."""

@@ -20,6 +20,17 @@ from kdscale.nn.sides import feature_sides, total
 
 __all__ = ["SimilarityPreserving"]
 
+BIBTEX = """
+@inproceedings{tung2019similarity,
+  author = {Tung, Frederick and Mori, Greg},
+  title = {{Similarity-Preserving Knowledge Distillation}},
+  booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year = {2019},
+  eprint = {1907.09682},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class SimilarityPreserving(Loss):
     """Match how similar the samples of a batch are; widths and sizes of the features are free."""

@@ -25,6 +25,17 @@ from kdscale.nn.squares import squares_of_channels
 
 __all__ = ["VariationalInformation"]
 
+BIBTEX = """
+@inproceedings{ahn2019variational,
+  author = {Ahn, Sungsoo and Hu, Shell Xu and Damianou, Andreas and Lawrence, Neil D. and Dai, Zhenwen},
+  title = {{Variational Information Distillation for Knowledge Transfer}},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2019},
+  eprint = {1904.05835},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class VariationalInformation(Loss):
     """Maximise the likelihood of the teacher's features; of two sizes the larger map is averaged to the smaller."""

@@ -10,6 +10,15 @@ from torch import Tensor, nn
 
 __all__ = ["MobileNetV2"]
 
+BIBTEX = """
+@inproceedings{sandler2018mobilenetv2,
+  author = {Sandler, Mark and Howard, Andrew and Zhu, Menglong and Zhmoginov, Andrey and Chen, Liang-Chieh},
+  title = {{MobileNetV2: Inverted Residuals and Linear Bottlenecks}},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2018}
+}
+"""
+
 # width, blocks, stride of the first; the first group does not expand
 GROUPS = ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
 STAGES = {"stage1": 1, "stage2": 2, "stage3": 4, "stage4": 6}

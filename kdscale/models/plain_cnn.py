@@ -1,7 +1,7 @@
 """Plain convolutional networks of 2 to 10 layers, without shortcuts.
 
-Source: Mirzadeh et al., "Improved knowledge distillation via teacher assistant", AAAI 2020; the layers are
-those of the authors' code ("plane2" to "plane10"), which has one list for CIFAR-10 and one for CIFAR-100.
+Source: Mirzadeh et al., "Improved knowledge distillation via teacher assistant", AAAI 2020, arXiv:1902.03393; the
+layers are those of the authors' code ("plane2" to "plane10"), which has one list for CIFAR-10 and one for CIFAR-100.
 """
 
 from __future__ import annotations
@@ -9,6 +9,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 __all__ = ["PlainCnn"]
+
+BIBTEX = """
+@inproceedings{mirzadeh2020improved,
+  author = {Mirzadeh, Seyed Iman and Farajtabar, Mehrdad and Li, Ang and Levine, Nir and Matsukawa, Akihiro and
+    Ghasemzadeh, Hassan},
+  title = {{Improved Knowledge Distillation via Teacher Assistant}},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year = {2020},
+  eprint = {1902.03393},
+  archivePrefix = {arXiv}
+}
+"""
 
 # A number is a 3x3 convolution of that width with BN and ReLU, P halves the resolution, FCn is a hidden layer.
 BOOKS: dict[str, dict[int, str]] = {

@@ -14,6 +14,15 @@ from torch import Tensor, nn
 
 __all__ = ["ResNetCifar"]
 
+BIBTEX = """
+@inproceedings{he2016deep,
+  author = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
+  title = {{Deep Residual Learning for Image Recognition}},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2016}
+}
+"""
+
 
 class ResNetCifar(nn.Module):
     """Residual network of He et al. for CIFAR-sized images; any size works, by global pooling.

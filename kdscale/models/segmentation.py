@@ -14,6 +14,24 @@ from torch import Tensor, nn
 
 __all__ = ["SegmentationResNet"]
 
+BIBTEX = """
+@inproceedings{he2016deep,
+  author = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
+  title = {{Deep Residual Learning for Image Recognition}},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2016}
+}
+@article{chen2018deeplab,
+  author = {Chen, Liang-Chieh and Papandreou, George and Kokkinos, Iasonas and Murphy, Kevin and Yuille, Alan L.},
+  title = {{DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully
+    Connected CRFs}},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  year = {2018},
+  eprint = {1606.00915},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class SegmentationResNet(nn.Module):
     """Residual encoder of depth 6n + 2 with dilation, and a light head: logits of the images' size.

@@ -11,6 +11,15 @@ from torch import Tensor, nn
 
 __all__ = ["ShuffleNetV2"]
 
+BIBTEX = """
+@inproceedings{ma2018shufflenet,
+  author = {Ma, Ningning and Zhang, Xiangyu and Zheng, Hai-Tao and Sun, Jian},
+  title = {{ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design}},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year = {2018}
+}
+"""
+
 WIDTHS: dict[float, tuple[int, int, int, int]] = {
     0.5: (48, 96, 192, 1024),
     1.0: (116, 232, 464, 1024),

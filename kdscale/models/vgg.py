@@ -10,6 +10,15 @@ from torch import Tensor, nn
 
 __all__ = ["Vgg"]
 
+BIBTEX = """
+@inproceedings{simonyan2015very,
+  author = {Simonyan, Karen and Zisserman, Andrew},
+  title = {{Very Deep Convolutional Networks for Large-Scale Image Recognition}},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year = {2015}
+}
+"""
+
 CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
 

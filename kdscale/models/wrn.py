@@ -10,6 +10,15 @@ from torch import Tensor, nn
 
 __all__ = ["WideResNet"]
 
+BIBTEX = """
+@inproceedings{zagoruyko2016wide,
+  author = {Zagoruyko, Sergey and Komodakis, Nikos},
+  title = {{Wide Residual Networks}},
+  booktitle = {British Machine Vision Conference (BMVC)},
+  year = {2016}
+}
+"""
+
 
 class WideResNet(nn.Module):
     """Wide residual network for CIFAR-sized images; any size works, by global pooling.

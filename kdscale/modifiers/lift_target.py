@@ -25,6 +25,16 @@ from kdscale.nn.selection import predicted
 
 __all__ = ["LiftTarget"]
 
+BIBTEX = """
+@misc{wen2019preparing,
+  author = {Wen, Tiancheng and Lai, Shenqi and Qian, Xueming},
+  title = {{Preparing Lessons: Improve Knowledge Distillation with Better Supervision}},
+  year = {2019},
+  eprint = {1911.07471},
+  archivePrefix = {arXiv}
+}
+"""
+
 _OPTION_OF = {"logit_lift": "delta", "set_prob": "probability", "lsr": "smoothing"}
 
 

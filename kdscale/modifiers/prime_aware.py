@@ -22,6 +22,18 @@ from kdscale.nn.variance import LogVariance, weigh_by_variance
 
 __all__ = ["PrimeAwareWeights"]
 
+BIBTEX = """
+@inproceedings{zhang2020primeaware,
+  author = {Zhang, Youcai and Lan, Zhonghao and Dai, Yuchen and Zeng, Fangao and Bai, Yan and Chang, Jie and Wei,
+    Yichen},
+  title = {{Prime-Aware Adaptive Distillation}},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year = {2020},
+  eprint = {2008.01458},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class PrimeAwareWeights(Modifier):
     """Weigh a term's samples by the certainty that the student reads from its own last tapped feature."""

@@ -20,6 +20,17 @@ from kdscale.nn.precision import at_least_fp32
 
 __all__ = ["ZScore"]
 
+BIBTEX = """
+@inproceedings{sun2024logit,
+  author = {Sun, Shangquan and Ren, Wenqi and Li, Jingzhi and Wang, Rui and Cao, Xiaochun},
+  title = {{Logit Standardization in Knowledge Distillation}},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2024},
+  eprint = {2403.01427},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class ZScore(Modifier):
     """Standardise every row of logits, the student's and the teacher's, before any loss on logits."""

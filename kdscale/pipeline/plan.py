@@ -73,6 +73,7 @@ def make_plan(  # noqa: PLR0913
         stages=stages,
         tracking=first.tracking.model_dump(),
         limits=first.limits.model_dump(),
+        cite={name: entry for trial in sweep.trials for name, entry in trial.experiment.cite.items()},
         config_path=str(sweep.path),
         command=command,
     )

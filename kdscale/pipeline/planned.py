@@ -83,6 +83,8 @@ class Plan:
     config_path: str = ""
     command: str = ""
     limits: dict[str, Any] = field(default_factory=dict)
+    cite: dict[str, str] = field(default_factory=dict)
+    """BibTeX entries of the recipe, by name."""
 
     @property
     def folder_name(self) -> str:
@@ -109,6 +111,7 @@ class Plan:
             "schema": 1, "name": self.name, "digest": self.digest, "created": time.time(), "command": self.command,
             "config_path": self.config_path, "axes": self.axes, "trials": [asdict(trial) for trial in self.trials],
             "stages": {digest: _entry(stage) for digest, stage in self.stages.items()}, "tracking": self.tracking,
+            "cite": self.cite,
         }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from kdscale.errors import ConfigError
+from kdscale.report.bundle import write_bundle
+from kdscale.report.citations import bibliography
 from kdscale.report.grid import Grid, Screen, render
 from kdscale.report.groups import Group, layout_of
 from kdscale.report.page import write_report
@@ -37,11 +39,13 @@ class Request:
     over: Sequence[str] | None = None
     form: str = "table"
     as_json: bool = False
+    bibtex: bool = False
+    bundle: Path | None = None
 
     @property
     def plain(self) -> bool:
         """Nothing in particular: the summary of one sweep, and its files made anew."""
-        chosen = self.best or self.where or self.over is not None or self.as_json or self.form != "table"
+        chosen = self.best or self.where or self.over is not None or self.as_json or self.bibtex or self.form != "table"
         return len(self.sweeps) == 1 and not chosen
 
 
@@ -51,10 +55,16 @@ def run_report(request: Request) -> None:
     Raises:
         ConfigError: a sweep, figure, axis or condition that does not exist.
     """
+    if request.bundle is not None:
+        _bundle(request.sweeps, request.bundle)
+        return
     if request.plain:
         _refresh(request.sweeps[0])
         return
     sweeps = [SweepRecord(path) for path in request.sweeps]
+    if request.bibtex:
+        print(bibliography(sweeps), end="")  # noqa: T201
+        return
     everything, _ = chosen_groups(sweeps, request.over)
     groups, condition = chosen_groups(sweeps, request.over, request.where)
     if not groups:
@@ -65,6 +75,13 @@ def run_report(request: Request) -> None:
         return
     for grid in _grids(request, sweeps, shown, condition):
         _show(grid, request.form)
+
+
+def _bundle(sweeps: Sequence[Path], target: Path) -> None:
+    if len(sweeps) > 1 or target.suffix != ".zip":
+        raise ConfigError("--bundle FILE.zip: takes one sweep, and a file that ends in .zip")
+    said = write_bundle(sweeps[0], target)
+    print("\n".join([f"bundle    {target} ({target.stat().st_size / 1e6:.1f} MB)", *said]))  # noqa: T201
 
 
 def _grids(

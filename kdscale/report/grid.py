@@ -22,7 +22,9 @@ _RICH = {"good": "green", "bad": "red", "muted": "dim"}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$",
-    "\N{MINUS SIGN}": "$-$", "–": "--", "→": r"$\to$", "<": "$<$", ">": "$>$",
+    "\N{MINUS SIGN}": "$-$", "–": "--", "→": r"$\to$", "<": "$<$", ">": "$>$", "—": "---",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "Δ": r"$\Delta$", "²": "$^2$", "µ": r"$\mu$", "…": r"\dots{}",
+    "\N{NO-BREAK SPACE}": "~",
 }  # fmt: skip
 
 
@@ -125,19 +127,22 @@ def _markdown(grid: Grid) -> str:
 def _latex(grid: Grid) -> str:
     def cell(c: Cell) -> str:
         text = rf"\textbf{{{_escaped(c.text)}}}" if c.best else _escaped(c.text)
-        return f"{text} \\footnotesize({_escaped(c.note)})" if c.note else text
+        return f"{text} {{\\footnotesize({_escaped(c.note)})}}" if c.note else text
 
     layout = "".join("r" if c.number else "l" for c in grid.columns)
-    lines = [f"% {remark}" for remark in grid.remarks]
-    lines += [
+    caption = " ".join([f"{grid.title}.", *grid.remarks])
+    lines = [
+        r"% needs \usepackage{booktabs}, and \usepackage[T1]{fontenc} for straight quotes",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escaped(caption)}}}",
         rf"\begin{{tabular}}{{{layout}}}",
         r"\toprule",
         " & ".join(_escaped(c.name) for c in grid.columns) + r" \\",
         r"\midrule",
     ]
     lines += [" & ".join(cell(c) for c in row) + r" \\" for row in grid.rows]
-    head = f"% {grid.title}; needs \\usepackage{{booktabs}}"
-    return "\n".join([head, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
 def _escaped(text: str) -> str:

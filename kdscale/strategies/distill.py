@@ -1,4 +1,7 @@
-"""The usual strategy: one student, its terms, in one or several passes over each batch."""
+"""The usual strategy: one student, its terms, in one or several passes over each batch.
+
+Source: none; what is published of it are its terms.
+"""
 
 from __future__ import annotations
 

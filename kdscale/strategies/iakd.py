@@ -32,6 +32,24 @@ from kdscale.strategies.distill import Distill
 
 __all__ = ["Interactive"]
 
+BIBTEX = """
+@misc{fu2020interactive,
+  author = {Fu, Shipeng and Li, Zhen and Xu, Jun and Cheng, Ming-Ming and Liu, Zitao and Yang, Xiaomin},
+  title = {{Interactive Knowledge Distillation for Image Classification}},
+  year = {2020},
+  eprint = {2007.01476},
+  archivePrefix = {arXiv}
+}
+@inproceedings{xu2020bert,
+  author = {Xu, Canwen and Zhou, Wangchunshu and Ge, Tao and Wei, Furu and Zhou, Ming},
+  title = {{BERT-of-Theseus: Compressing BERT by Progressive Module Replacing}},
+  booktitle = {Conference on Empirical Methods in Natural Language Processing (EMNLP)},
+  year = {2020},
+  eprint = {2002.02925},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class Interactive(Distill):
     """`Distill`, whose student runs some of its teacher's blocks in training.

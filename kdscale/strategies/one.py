@@ -31,6 +31,17 @@ from kdscale.strategies.distill import Distill
 
 __all__ = ["OnTheFlyEnsemble"]
 
+BIBTEX = """
+@inproceedings{lan2018knowledge,
+  author = {Lan, Xu and Zhu, Xiatian and Gong, Shaogang},
+  title = {{Knowledge Distillation by On-the-Fly Native Ensemble}},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
+  year = {2018},
+  eprint = {1806.04606},
+  archivePrefix = {arXiv}
+}
+"""
+
 BRANCHES = 3
 DISTILLATION = "distillation"
 """Name of the term between the ensemble and its branches."""

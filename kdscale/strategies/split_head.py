@@ -19,6 +19,24 @@ from kdscale.strategies.distill import Distill
 
 __all__ = ["HeadDistillation"]
 
+BIBTEX = """
+@inproceedings{matsubara2019distilled,
+  author = {Matsubara, Yoshitomo and Baidya, Sabur and Callegaro, Davide and Levorato, Marco and Singh, Sameer},
+  title = {{Distilled Split Deep Neural Networks for Edge-Assisted Real-Time Systems}},
+  booktitle = {Workshop on Hot Topics in Video Analytics and Intelligent Edges (HotEdgeVideo)},
+  year = {2019},
+  eprint = {1910.00643},
+  archivePrefix = {arXiv}
+}
+@article{matsubara2020head,
+  author = {Matsubara, Yoshitomo and Callegaro, Davide and Baidya, Sabur and Levorato, Marco and Singh, Sameer},
+  title = {{Head Network Distillation: Splitting Distilled Deep Neural Networks for Resource-Constrained Edge
+    Computing Systems}},
+  journal = {IEEE Access},
+  year = {2020}
+}
+"""
+
 
 class HeadDistillation(Distill):
     """`Distill`, of whose student the split head alone trains; what follows it stays as `init_from` brought it.

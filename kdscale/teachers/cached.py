@@ -1,4 +1,7 @@
-"""A teacher that answers from its records on disk, and lets somebody mend those that are missing or damaged."""
+"""A teacher that answers from its records on disk, and lets somebody mend those that are missing or damaged.
+
+Source: none; it answers what the teacher answered.
+"""
 
 from __future__ import annotations
 

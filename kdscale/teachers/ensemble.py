@@ -21,6 +21,24 @@ from kdscale.nn.precision import at_least_fp32
 
 __all__ = ["Ensemble"]
 
+BIBTEX = """
+@inproceedings{ba2014do,
+  author = {Ba, Jimmy and Caruana, Rich},
+  title = {{Do Deep Nets Really Need to be Deep?}},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
+  year = {2014},
+  eprint = {1312.6184},
+  archivePrefix = {arXiv}
+}
+@misc{hinton2015distilling,
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  title = {{Distilling the Knowledge in a Neural Network}},
+  year = {2015},
+  eprint = {1503.02531},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleOutputs(Outputs):

@@ -1,4 +1,7 @@
-"""A finished network that answers batches: frozen, folded, in the fastest layout."""
+"""A finished network that answers batches: frozen, folded, in the fastest layout.
+
+Source: none; the network has its own.
+"""
 
 from __future__ import annotations
 

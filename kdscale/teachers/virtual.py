@@ -16,6 +16,17 @@ from kdscale.config.schema import VirtualConfig
 
 __all__ = ["VirtualTeacher"]
 
+BIBTEX = """
+@inproceedings{yuan2020revisiting,
+  author = {Yuan, Li and Tay, Francis E. H. and Li, Guilin and Wang, Tao and Feng, Jiashi},
+  title = {{Revisiting Knowledge Distillation via Label Smoothing Regularization}},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2020},
+  eprint = {1909.11723},
+  archivePrefix = {arXiv}
+}
+"""
+
 
 class VirtualTeacher:
     """Satisfies `api.Teacher`: answers from the labels, without an operation on the images.

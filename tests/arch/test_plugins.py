@@ -17,6 +17,8 @@ from torch import Tensor
 
 from kdscale import plugins
 from kdscale.api import Batch, Loss, Modifier, Outputs, PluginConfig, Shapes, Strategy
+from kdscale.config.macro_sources import cited
+from tests.bibtex import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["losses", "modifiers", "strategies", "models", "datasets", "teachers"]
@@ -59,6 +61,23 @@ class TestEveryPlugin:
         if kind in WITH_SOURCE:
             assert "Source:" in (module_of(kind, name).__doc__ or ""), "where its formula or architecture comes from"
 
+    def test_has_entries_for_a_bibliography_or_says_why_not(self, kind: str, name: str) -> None:
+        said = module_of(kind, name).__doc__ or ""
+        entries = parsed(plugins.bibtex(kind, name))
+        source = re.search(r"Source:(.*?)(?=\n[A-Z]\w+:|\Z)", said, re.S)
+        assert source, "Source: where it comes from; none, and why, where there is no paper"
+        assert bool(entries) != bool(re.search(r"\s*none;|has no publication", source[1]))
+        numbers = re.findall(r"arXiv:(\d+\.\d+)", source[1])
+        assert sorted(numbers) == sorted(e["eprint"] for e in entries.values() if "eprint" in e)
+        for key, entry in entries.items():
+            assert {"author", "title", "year"} <= entry.keys()
+            assert entry.keys() & {"booktitle", "journal", "institution", "howpublished", "eprint"}, "a venue"
+            assert ("eprint" in entry) == (entry.get("archivePrefix") == "arXiv")
+            surname = re.match(r"[a-z]+", key)
+            assert surname
+            assert entry["author"].lower().replace(" ", "").startswith(surname[0])
+            assert key[len(surname[0]) :].startswith(entry["year"])
+
     def test_has_a_revision(self, kind: str, name: str) -> None:
         if kind not in {"datasets", "teachers"}:  # identified by their fingerprint
             assert plugins.load(kind, name).revision >= 1
@@ -76,6 +95,17 @@ class TestEveryPlugin:
         if config is not None:
             assert issubclass(config, PluginConfig)
             config()
+
+
+def test_a_key_means_one_paper() -> None:
+    found: dict[str, dict[str, str]] = {}
+    texts = [plugins.bibtex(kind, name) for kind, name in EVERY]
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        texts += (yaml.safe_load(path.read_text()).get("cite") or {}).values()
+    texts += [entry for macro in ("chain", "dense", "grow") for entry in cited(macro, ["a", "b", "c"]).values()]
+    for text in texts:
+        for key, entry in parsed(text).items():
+            assert found.setdefault(key, entry) == entry, f"{key} differs between two files"
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, n in EVERY if k in {"losses", "modifiers", "strategies"}])

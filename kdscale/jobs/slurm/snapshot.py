@@ -19,14 +19,14 @@ import kdscale
 from kdscale import atomic
 from kdscale.pipeline.planned import Plan
 
-__all__ = ["take_snapshot"]
+__all__ = ["code_of", "take_snapshot"]
 
 LEFT_OUT = frozenset({"__pycache__", ".git"})
 
 
 def take_snapshot(root: Path, plan: Plan) -> Path:
     """Copy the code that a plan's stages need, unless it is there already; returns its folder."""
-    files = sorted(_files(plan), key=lambda pair: str(pair[0]))
+    files = sorted(code_of(plan), key=lambda pair: str(pair[0]))
     state = xxhash.xxh3_128()
     for place, source in files:
         state.update(str(place).encode())
@@ -51,7 +51,7 @@ def _compiled(files: Sequence[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]
             yield place / "__pycache__" / found.name, found
 
 
-def _files(plan: Plan) -> Iterator[tuple[Path, Path]]:
+def code_of(plan: Plan) -> Iterator[tuple[Path, Path]]:
     """Where each file goes, and where it is."""
     package = Path(kdscale.__file__).parent
     for source in _below(package):

@@ -49,6 +49,8 @@ def test_json_by_name(root: Path, tmp_path: Path) -> None:
         (["quickstart", "--best", "top1"], "--best val/top1"),
         (["quickstart", "--where", "__import__('os')"], "not allowed"),
         (["quickstart", "--format", "pdf"], "invalid choice"),
+        (["quickstart", "--bundle", "out.tar"], "a file that ends in .zip"),
+        (["quickstart", "--bundle", "out.zip"], "keeps no code.zip"),
     ],
 )
 def test_bad_usage_is_2_with_a_line_and_no_traceback(
@@ -73,7 +75,7 @@ def test_help_and_tables_never_import_torch(root: Path, tmp_path: Path) -> None:
         "print('torch' in sys.modules, 'matplotlib.figure' in sys.modules)"
     )
     environment = os.environ | {"KDSCALE_RUNS": str(tmp_path)}
-    for arguments in (["--help"], ["quickstart", "--format", "md"]):
+    for arguments in (["--help"], ["quickstart", "--format", "md"], ["quickstart", "--bibtex"]):
         command = [sys.executable, "-c", script, str(root / "launch/report.py"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
         assert done.stdout.splitlines()[-1] == "False False", arguments

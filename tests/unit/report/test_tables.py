@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from kdscale.report.grid import Cell, Column, Grid, Screen, render
 from kdscale.report.records import SweepRecord
 from kdscale.report.tables import main_grids, summary, whole_grid
 from kdscale.report.wording import DASH, count
-from tests.fake_report_runs import FakeStage, Fiction, bench, write_sweep
+from tests.fake_report_runs import FakeStage, Fiction, bench, takd, write_sweep
 
 
 def printed(what: RenderableType, width: int = 120) -> str:
@@ -164,8 +165,21 @@ def test_latex_escapes_and_uses_booktabs() -> None:
     text = render(GRID, "latex")
 
     assert r"a\_b & top-1 \% & x & y \\" in text
-    assert r"\textbf{83.1 $\pm$ 0.2} \footnotesize(+1.0 p$<$.001)" in text
+    assert r"\textbf{83.1 $\pm$ 0.2} {\footnotesize(+1.0 p$<$.001)}" in text
+    assert r"\caption{Test of 1 \& 2. A remark.}" in text
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+
+
+def test_latex_of_a_sweep_has_no_sign_that_a_plain_compiler_lacks(tmp_path: Path, finished_bench: Path) -> None:
+    chain = takd(tmp_path / "other", "a_chain&more", {"seed": ["0", "1", "2"]})
+    for sweep in (chain, finished_bench):
+        for grid in main_grids(SweepRecord(sweep)):
+            text = render(grid, "latex")
+            rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+            assert text.isascii()
+            assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(grid.columns) - 1}
+            assert "interval over 3 seeds" in text
+            assert "test" in text.partition(r"\caption")[2].partition("\n")[0].lower()
 
 
 def test_html_escapes() -> None:
