@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdscale.config.published import PublishedFigure
 from kdscale.config.sections import (
     AugmentConfig,
     CacheConfig,
@@ -262,6 +263,7 @@ class Experiment(Model):
     limits: LimitsConfig = LimitsConfig()
     plugins: PluginsConfig = PluginsConfig()
     stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+    expect: list[PublishedFigure] = outside([], description="published figures, printed beside what comes out")
 
 
 class StageSpec(Model):

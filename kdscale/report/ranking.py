@@ -37,9 +37,10 @@ ON_TEST = frozenset(
         "agreement",
         "kl",
         "teacher_top1",
+        "top1_best_on_test",
     }
 )
-NO_DIFFERENCE = ("name", "seed", "sweep", "tracking", "resources", "limits", "plugins", "engine")
+NO_DIFFERENCE = ("name", "seed", "sweep", "tracking", "resources", "limits", "plugins", "engine", "expect")
 """Keys of sweep.yaml that never tell two sweeps' results apart, or that axes say already."""
 
 
