@@ -14,8 +14,8 @@ from kdscale.report.wording import DASH, percent, plural, points
 
 __all__ = ["published_grids", "verdict"]
 
-_SAID = {"top1": "last epoch", "top1_best_on_test": "best on test", "ensemble_top1": "ensemble"}
-_BIASED = "Best on test: of the epoch that is best on test, as its source has it; biased, for this comparison only."
+_SAID = {"top1": "last", "top1_best_on_test": "best", "ensemble_top1": "ensemble"}
+_BIASED = "best: of the epoch that is best on test, as its source has it; biased, for this comparison only."
 _ROUNDING = 1e-9
 """Of differences: 0.7066 - 0.7026 is within 0.004."""
 _COLUMNS = (
@@ -81,10 +81,12 @@ def verdict(one: PublishedFigure, here: Interval) -> Cell:
 
 def _label(one: PublishedFigure, sweep: SweepRecord) -> str:
     """What a figure is of, e.g. `kd · net1, net2 over ce`."""
-    values = [_worded(axis, value) for axis, value in one.where.items()]
-    parts = [*values, ", ".join(one.stages)] if one.stages or values else [sweep.final(sweep.trials[0])]
+    parts = [_worded(axis, value) for axis, value in one.where.items()]
+    last = {sweep.final(trial) for trial in sweep.trials if one.holds_for(trial.axes)}
+    if not parts or (one.stages and last != {*one.stages}):
+        parts.append(", ".join(one.stages or sorted(last)))
     over = ", ".join(_worded(axis, value) for axis, value in (one.over or {}).items())
-    return " · ".join(part for part in parts if part) + (f" over {over}" if over else "")
+    return " · ".join(parts) + (f" over {over}" if over else "")
 
 
 def _worded(axis: str, value: object) -> str:

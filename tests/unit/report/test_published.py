@@ -48,7 +48,7 @@ def test_a_figure_stands_beside_the_mean_over_seeds(tmp_path: Path) -> None:
     name, paper, here, within, verdict = row(tmp_path, {"where": {"method": "kd"}, "top1": 0.7066, "within": 0.004})
     assert name.text == "kd"
     assert (paper.text, within.text) == ("70.66", "0.40")
-    assert (here.text, here.note) == (percent(interval(TOP1["kd"])), "3 seeds, last epoch")
+    assert (here.text, here.note) == (percent(interval(TOP1["kd"])), "3 seeds, last")
     assert (verdict.text, verdict.tone) == ("yes", "good")
     assert verdict.note == "\N{MINUS SIGN}0.06, inside the interval"
 
@@ -63,13 +63,13 @@ def test_what_is_too_far_off_says_by_how_much_and_whether_seeds_explain_it(tmp_p
 def test_one_seed_says_nothing_of_an_interval(tmp_path: Path) -> None:
     expect = {"where": {"method": "kd", "seed": 1}, "top1": 0.706, "within": 0.004}
     cells = row(tmp_path, expect)
-    assert (cells[2].text, cells[2].note, cells[-1].note) == ("70.60", "1 seed, last epoch", "+0.00")
+    assert (cells[2].text, cells[2].note, cells[-1].note) == ("70.60", "1 seed, last", "+0.00")
 
 
 def test_what_has_not_run_is_said(tmp_path: Path) -> None:
     expect = {"where": {"method": "kd"}, "top1": 0.7066, "within": 0.004}
     some = row(tmp_path / "some", expect, waiting=("1", "2"))
-    assert (some[2].text, some[2].note) == ("70.30", "1 of 3 seeds, last epoch")
+    assert (some[2].text, some[2].note) == ("70.30", "1 of 3 seeds, last")
     none = row(tmp_path / "none", expect, waiting=("0", "1", "2"))
     assert [cell.text for cell in none[1:]] == ["70.66", "not run yet", "0.40", "–"]
 
@@ -80,10 +80,10 @@ def test_a_difference_is_paired(tmp_path: Path) -> None:
     assert (name.text, paper.text, within.text) == ("kd over ce", "at least +1.00", "–")
     gains = [ours - theirs for ours, theirs in zip(TOP1["kd"], TOP1["ce"], strict=True)]
     assert here.text == f"+{percent(interval(gains))}"
-    assert here.note == "3 pairs, last epoch"
+    assert here.note == "3 pairs, last"
     assert verdict.text == "yes"
     missed = row(tmp_path / "missed", expect | {"by_at_least": 0.02}, waiting=("2",))
-    assert (missed[2].note, missed[-1].text) == ("2 of 3 pairs, last epoch", "no")
+    assert (missed[2].note, missed[-1].text) == ("2 of 3 pairs, last", "no")
     assert "too low" in missed[-1].note
 
 
@@ -91,7 +91,7 @@ def test_a_paper_that_chose_its_epoch_on_test_is_compared_with_the_same_and_mark
     expect = {"top1_best_on_test": 0.72, "within": 0.01, "where": {"method": "kd"}, "source": "x"}
     folder = fake(tmp_path, expect, results={"best_top1_on_test": 0.718})
     (grid,) = published_grids(SweepRecord(folder))
-    assert (grid.rows[0][2].text, grid.rows[0][2].note) == ("71.80 ± 0.00", "3 seeds, best on test")
+    assert (grid.rows[0][2].text, grid.rows[0][2].note) == ("71.80 ± 0.00", "3 seeds, best")
     assert any("biased" in remark for remark in grid.remarks)
 
 
@@ -99,6 +99,16 @@ def test_an_ensemble_is_found_at_the_stage_that_hears_it(tmp_path: Path) -> None
     expect = {"ensemble_top1": 0.688, "within": 0.004, "where": {"method": "kd", "seed": 0}}
     cells = row(tmp_path, expect, results={"teacher_top1": {"together": 0.69}})
     assert (cells[2].text, cells[2].note, cells[-1].text) == ("69.00", "1 seed, ensemble", "yes")
+
+
+def test_a_stage_is_named_where_it_is_not_the_last(tmp_path: Path) -> None:
+    stages = [FakeStage("teacher", of=()), FakeStage("student", teachers={"teacher": "teacher"})]
+    rows = [{"stage": "teacher"}, {"stage": "student"}, {"where": {"seed": 0}, "stage": ["teacher", "student"]}, {}]
+    expect = [{"top1": 0.9, "within": 0.01, "source": "x", **row} for row in rows]
+    folder = write_sweep(tmp_path, "pair", stages, {"seed": ["0", "1"]}, Fiction(expect=expect))
+    (grid,) = published_grids(SweepRecord(folder))
+    assert [cells[0].text for cells in grid.rows] == ["teacher", "student", "s0 · teacher, student", "student"]
+    assert [cells[2].note for cells in grid.rows] == ["1 seed, last", "2 seeds, last", "2 runs, last", "2 seeds, last"]
 
 
 def test_several_sources_are_numbered(tmp_path: Path) -> None:
