@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 __all__ = ["ResNetCifar"]
 
-DEPTH = 20
-
 
 class ResNetCifar(nn.Module):
     """Residual network of He et al. for CIFAR-sized images; any size works, by global pooling.
@@ -49,7 +47,7 @@ class ResNetCifar(nn.Module):
         *,
         classes: int,
         channels: int = 3,
-        depth: int = DEPTH,
+        depth: int = 20,
         widths: Sequence[int] = (16, 32, 64),
         shortcut: str = "B",
         block: str = "basic",
@@ -159,7 +157,7 @@ def _blocks_per_stage(depth: int) -> int:
 
 
 def _own_blocks(blocks: Sequence[int], depth: int) -> Sequence[int]:
-    if depth != DEPTH:
+    if depth != 20:
         raise ValueError(f"blocks {list(blocks)} stand for a depth: leave depth {depth} out")
     if not blocks or min(blocks) < 1:
         raise ValueError(f"blocks are how many each stage has, 1 or more; got {list(blocks)}")
