@@ -83,7 +83,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, user_config: Path |
     text = write_value(_document(base, section))
     axes = {axis.name: [point.label for point in axis.points] for axis in section.axes}
     sources = {key: place for trial in reversed(trials) for key, place in named_sources(trial).items()}
-    expect = _published(trials, section, base, where)
+    expect = _published(trials, section, where)
     return Sweep(trials[0].experiment.name, Path(where), trials, axes, sources, text, expect)
 
 
@@ -254,14 +254,14 @@ def _refuse_params_without_use(trials: Sequence[Trial], flags: Sequence[Override
         raise ConfigError(f"{FLAG}: params.{name}: no weight of any trial names it{hint(name, used)}")
 
 
-def _published(trials: Sequence[Trial], section: _Section, base: Layer, where: str) -> list[PublishedFigure]:
+def _published(trials: Sequence[Trial], section: _Section, where: str) -> list[PublishedFigure]:
     """The sweep's published figures, which all of its trials have alike."""
     first = trials[0].experiment
     combined = [Combination(trial.axes, trial.experiment.stages) for trial in trials]
     try:
         return those_that_apply(first.expect, combined, first.protocol, lenient=bool(section.flagged))
     except KeyedError as error:
-        place, key = located(error, base, where)
+        place, key = located(error, Layer({}, trials[0].sources), where)
         raise ConfigError(f"{place}: {key}: {error.what}") from error
 
 

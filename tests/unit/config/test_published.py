@@ -97,6 +97,11 @@ def test_what_the_command_line_leaves_out_is_not_compared(load_text: Loading) ->
     assert [one.value for one in load_text(text, "train.epochs=3").expect] == [0.7, 0.6]
 
 
+def test_the_command_line_is_named_where_it_says_them(load_text: Loading) -> None:
+    with pytest.raises(ConfigError, match=r"^command line: expect.0.stage: no such stage as studnt"):
+        load_text(SWEEP, f"expect=[{{stage: studnt, top1: 0.7, {FIGURE}}}]")
+
+
 def test_they_cannot_be_swept(load_text: Loading) -> None:
     with pytest.raises(ConfigError, match="expect belongs to the whole sweep"):
         load_text("sweep: {expect: [[], []]}")
