@@ -84,6 +84,7 @@ class Fiction:
     results: Mapping[str, Any] = field(default_factory=dict)
     images: NDArray[np.uint8] | None = None
     epochs: int = 12
+    expect: Sequence[Mapping[str, Any]] = ()
 
 
 def noise(*parts: object) -> float:
@@ -126,6 +127,7 @@ def write_sweep(
         "command": f"python launch/sweep.py configs/{name}.yaml", "config_path": f"configs/{name}.yaml",
         "axes": {a: list(v) for a, v in axes.items()}, "trials": trials, "stages": planned,
         "tracking": {"uri": "sqlite:///runs/mlflow.db", "experiment": "kdscale"},
+        "expect": list(tale.expect),
     }  # fmt: skip
     (folder / "plan.json").write_text(json.dumps(plan, indent=1))
     config = tale.config or {"name": name, "seed": 0, "train": {"epochs": tale.epochs, "lr": 0.1}}

@@ -27,7 +27,7 @@ __all__ = ["Exclusion", "axes_of", "combinations", "exclusions_of"]
 Exclusion = Mapping[str, Sequence[str]]
 """Labels by axis; a combination that has one of each is left out."""
 
-WHOLE_SWEEP = ("name", "protocol", "tracking", "limits", "plugins")
+WHOLE_SWEEP = ("name", "protocol", "tracking", "limits", "plugins", "expect")
 """Sections that one sweep has one of."""
 
 Place = Callable[[str], str]

@@ -19,6 +19,7 @@ from kdscale.config.macros import expanded
 from kdscale.config.merging import Layer
 from kdscale.config.parsing import shown_path, write_value
 from kdscale.config.patches import FLAG, Axis, Override, Point, parse_override
+from kdscale.config.published import Combination, PublishedFigure, those_that_apply
 from kdscale.config.reading import absolute_paths, read_layer, user_layer
 from kdscale.config.schema import Experiment, StageSpec
 from kdscale.config.stages import parse_reference, stages_of
@@ -57,6 +58,8 @@ class Sweep:
     """Place of every key that any trial sets, by dotted key, items of lists by their id."""
     text: str
     """The config as one YAML document: bases and overrides merged, the sweep not expanded."""
+    expect: list[PublishedFigure] = field(default_factory=list)
+    """Published figures that apply to these trials."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, user_config: Path | None = None) -> Sweep:
@@ -80,7 +83,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, user_config: Path |
     text = write_value(_document(base, section))
     axes = {axis.name: [point.label for point in axis.points] for axis in section.axes}
     sources = {key: place for trial in reversed(trials) for key, place in named_sources(trial).items()}
-    return Sweep(trials[0].experiment.name, Path(where), trials, axes, sources, text)
+    expect = _published(trials, section, where)
+    return Sweep(trials[0].experiment.name, Path(where), trials, axes, sources, text, expect)
 
 
 def resolve_stages(trial: Trial) -> dict[str, StageSpec]:
@@ -248,6 +252,17 @@ def _refuse_params_without_use(trials: Sequence[Trial], flags: Sequence[Override
                 used |= {name for text in texts if isinstance(text, str) for name in names_in(text)}
     for name in sorted(chosen - used):
         raise ConfigError(f"{FLAG}: params.{name}: no weight of any trial names it{hint(name, used)}")
+
+
+def _published(trials: Sequence[Trial], section: _Section, where: str) -> list[PublishedFigure]:
+    """The sweep's published figures, which all of its trials have alike."""
+    first = trials[0].experiment
+    combined = [Combination(trial.axes, trial.experiment.stages) for trial in trials]
+    try:
+        return those_that_apply(first.expect, combined, first.protocol, lenient=bool(section.flagged))
+    except KeyedError as error:
+        place, key = located(error, Layer({}, trials[0].sources), where)
+        raise ConfigError(f"{place}: {key}: {error.what}") from error
 
 
 # --------------------------------------------------------------------------- for the record

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdscale.config.published import PublishedFigure
 from kdscale.config.sections import (
     AugmentConfig,
     CacheConfig,
@@ -277,6 +278,7 @@ class Experiment(Model):
     plugins: PluginsConfig = PluginsConfig()
     cite: dict[str, str] = outside({}, description="BibTeX entries of the recipe, by any name, for report.py --bibtex")
     stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+    expect: list[PublishedFigure] = outside([], description="published figures, printed beside what comes out")
 
 
 class StageSpec(Model):

@@ -177,7 +177,7 @@ def _sweep_folder(root: Root, plan: Plan, sweep: Sweep) -> Path:
 
     folder = root.path / "sweeps" / plan.folder_name
     folder.mkdir(parents=True, exist_ok=True)
-    document = plan.document()
+    document = plan.document() | {"expect": [one.model_dump(exclude_unset=True) for one in sweep.expect]}
     first = atomic.read_json(folder / "plan.json")
     if first is not None:  # what the first launch found done is what this sweep reused, whatever is done by now
         document["created"] = first["created"]

@@ -2,7 +2,8 @@
 
 Source: He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2. Widths with a
 stem of its own (resnet8x4, resnet32x4) follow RepDistiller; bottleneck blocks at depth 6n + 2 follow the
-official code of ONE (its "resnet110").
+official code of ONE (its "resnet110"). Four stages, as in ImageNet's ResNet-18 but behind this stem, are the networks
+of "Revisiting Knowledge Distillation via Label Smoothing Regularization" on CIFAR-100.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ class ResNetCifar(nn.Module):
         classes: logits.
         channels: of the images, 1 or 3.
         depth: 6n + 2, with n blocks in each of the three stages.
-        widths: channels of the three stages (the stem takes the first), or of stem and three stages.
+        widths: channels of the stages (the stem takes the first), or of stem and stages.
         shortcut: where shapes change, "A" subsamples and pads with zeros, "B" is a 1x1 convolution with BN.
         block: "basic", or "bottleneck" (1x1, 3x3, 1x1 with four times the stage's width at its end).
+        blocks: of each stage, instead of a depth: [2, 2, 2, 2] with widths [64, 128, 256, 512] is ResNet-18.
 
     Raises:
-        ValueError: the depth is not 6n + 2, or there are not three or four widths.
+        ValueError: the depth is not 6n + 2, is given beside blocks, or there are not as many widths as stages.
     """
 
     revision = 1
@@ -49,7 +51,7 @@ class ResNetCifar(nn.Module):
         ("linear.", "head."),
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         classes: int,
@@ -58,30 +60,35 @@ class ResNetCifar(nn.Module):
         widths: Sequence[int] = (16, 32, 64),
         shortcut: str = "B",
         block: str = "basic",
+        blocks: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        blocks = _blocks_per_stage(depth)
-        stem, first, second, third = _four_widths(widths)
+        counts = [_blocks_per_stage(depth)] * 3 if blocks is None else _own_blocks(blocks, depth)
+        stem, *wide = _with_stem(widths, len(counts))
         kind = _KINDS[_one_of("block", block, _KINDS)]
         _one_of("shortcut", shortcut, ("A", "B"))
         self.stem = nn.Sequential(
             nn.Conv2d(channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
         )
         grown = kind.expansion
-        self.stage1 = _stage(kind, stem, first, blocks, 1, shortcut)
-        self.stage2 = _stage(kind, first * grown, second, blocks, 2, shortcut)
-        self.stage3 = _stage(kind, second * grown, third, blocks, 2, shortcut)
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
-        self.head = nn.Linear(third * grown, classes)
         self.taps: dict[str, tuple[str, bool]] = {"stem": ("stem", True), "pooled": ("pool", True)}
-        for stage in ("stage1", "stage2", "stage3"):
+        inward = stem
+        for index, (width, count) in enumerate(zip(wide, counts, strict=True)):
+            stage = f"stage{index + 1}"
+            self.add_module(stage, _stage(kind, inward, width, count, 2 if index else 1, shortcut))
             self.taps[stage] = (stage, True)
-            self.taps[f"{stage}.pre"] = (f"{stage}.{blocks - 1}.sum", False)
+            self.taps[f"{stage}.pre"] = (f"{stage}.{count - 1}.sum", False)
+            inward = width * grown
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        self.head = nn.Linear(inward, classes)
+        self._stages = [f"stage{index + 1}" for index in range(len(counts))]
         _initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, K, H, W) to logits (B, C)."""
-        x = self.stage3(self.stage2(self.stage1(self.stem(images))))
+        x = self.stem(images)
+        for stage in self._stages:
+            x = self.get_submodule(stage)(x)
         logits: Tensor = self.head(self.pool(x))
         return logits
 
@@ -158,10 +165,18 @@ def _blocks_per_stage(depth: int) -> int:
     return (depth - 2) // 6
 
 
-def _four_widths(widths: Sequence[int]) -> Sequence[int]:
-    if len(widths) not in (3, 4):
-        raise ValueError(f"widths are those of three stages, or of stem and three stages; got {list(widths)}")
-    return [widths[0], *widths] if len(widths) == 3 else widths
+def _own_blocks(blocks: Sequence[int], depth: int) -> Sequence[int]:
+    if depth != 20:
+        raise ValueError(f"blocks {list(blocks)} stand for a depth: leave depth {depth} out")
+    if not blocks or min(blocks) < 1:
+        raise ValueError(f"blocks are how many each stage has, 1 or more; got {list(blocks)}")
+    return blocks
+
+
+def _with_stem(widths: Sequence[int], stages: int) -> Sequence[int]:
+    if len(widths) not in (stages, stages + 1):
+        raise ValueError(f"widths are those of {stages} stages, or of stem and {stages} stages; got {list(widths)}")
+    return [widths[0], *widths] if len(widths) == stages else widths
 
 
 def _one_of(name: str, value: str, known: Sequence[str] | dict[str, type[_Basic | _Bottleneck]]) -> str:

@@ -17,6 +17,7 @@ from kdscale.report.citations import bibliography
 from kdscale.report.grid import Grid, Screen, render
 from kdscale.report.groups import Group, layout_of
 from kdscale.report.page import write_report
+from kdscale.report.published import published_grids
 from kdscale.report.ranking import ON_TEST, as_json, chosen_groups, ranked, ranking_grid
 from kdscale.report.records import SweepRecord
 from kdscale.report.results import write_results
@@ -97,7 +98,7 @@ def _grids(
     if on_test:
         warning = f"--where looks at test ({', '.join(on_test)}): what it keeps is chosen on test."
         grids[-1] = replace(grids[-1], remarks=[*grids[-1].remarks, warning])
-    return grids
+    return [*grids, *(published_grids(sweeps[0]) if len(sweeps) == 1 and not request.best and not condition else [])]
 
 
 def _refresh(sweep: Path) -> None:

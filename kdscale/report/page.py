@@ -15,6 +15,7 @@ from kdscale.report.failures import failures, states
 from kdscale.report.grid import Grid, templates
 from kdscale.report.groups import Group, Layout, groups_of, layout_of
 from kdscale.report.headline import headline, provenance, savings
+from kdscale.report.published import published_grids
 from kdscale.report.records import SweepRecord
 from kdscale.report.tables import group_grid, main_grids, whole_grid
 from kdscale.report.wording import count, millis, percent
@@ -48,6 +49,7 @@ def _context(sweep: SweepRecord) -> dict[str, Any]:
         "headline": headline(sweep, groups),
         "failures": failures(sweep),
         "grids": _grids(sweep, layout, groups),
+        "published": published_grids(sweep),
         "legend": colours.legend(),
         "intervals": panels.intervals(groups, colours),
         "dependence": panels.dependence(sweep, groups, colours),

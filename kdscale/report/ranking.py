@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +38,10 @@ ON_TEST = frozenset(
         "agreement",
         "kl",
         "teacher_top1",
+        "top1_best_on_test",
     }
 )
-NO_DIFFERENCE = ("name", "seed", "sweep", "tracking", "resources", "limits", "plugins", "engine")
+NO_DIFFERENCE = ("name", "seed", "sweep", "tracking", "resources", "limits", "plugins", "engine", "expect")
 """Keys of sweep.yaml that never tell two sweeps' results apart, or that axes say already."""
 
 
@@ -74,7 +76,7 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
     if metric in ON_TEST or metric.startswith("test/"):
         raise ConfigError(
             f"--best {metric}: that is a figure of test, and choosing by it flatters what is chosen; "
-            f"--best val/{metric.removeprefix('test/')} chooses on validation and shows test"
+            f"--best val/{_plain(metric)} chooses on validation and shows test"
         )
     if metric not in known:
         near = difflib.get_close_matches(metric, known, 1)
@@ -83,6 +85,11 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
     sign = 1 if any(word in metric for word in SMALLER_IS_BETTER) else -1
     rated = [(value, g) for g in groups if (value := g.mean(metric)) is not None and g.mean("rating") is not None]
     return [g for _, g in sorted(rated, key=lambda pair: sign * pair[0])]
+
+
+def _plain(metric: str) -> str:
+    """What a figure of test is called on validation: test/top1, top1_best_on_test and best_miou_on_test are of one."""
+    return re.sub(r"^(test/|best_)|(_best)?_on_test$", "", metric)
 
 
 def ranking_grid(groups: Sequence[Group], metric: str) -> Grid:

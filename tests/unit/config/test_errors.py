@@ -134,7 +134,7 @@ def test_the_command_line(overrides: str, said: str, load_text: Loading) -> None
          "x.yaml:19: stages.third.losses.ce.wieght: unknown key"),
         ("train:\n", "x.yaml:14: train: is empty; give it a value, or leave it out"),
         ("extends: no.yaml\n", "x.yaml:14: extends: no.yaml: no such file"),
-        ("extends: kdscale:no.yaml\n", "shipped are: base/fashion_mnist.yaml"),
+        ("extends: kdscale:no.yaml\n", "shipped are: base/cifar100_benchmark.yaml, base/fashion_mnist.yaml"),
         ("extends: kdscale:../../pyproject.toml\n", "leaves the folder of shipped configs"),
         ("extends: x.yaml\n", "x.yaml: extends itself: x.yaml -> x.yaml"),
         ("extends: 3\n", "x.yaml:14: extends: name a file"),

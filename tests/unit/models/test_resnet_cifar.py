@@ -45,6 +45,27 @@ def test_a_stem_of_its_own_width_gives_resnet_x4(depth: int, count: int) -> None
     assert parameters(meta(classes=100, depth=depth, widths=[32, 64, 128, 256])) == count
 
 
+@pytest.mark.parametrize(
+    ("blocks", "block", "count"), [([2, 2, 2, 2], "basic", 11_220_132), ([3, 4, 6, 3], "bottleneck", 23_705_252)]
+)
+def test_four_stages_give_resnet18_and_50_for_small_images(blocks: list[int], block: str, count: int) -> None:
+    widths = [64, 128, 256, 512] if block == "basic" else [64, 64, 128, 256, 512]
+    model = meta(classes=100, blocks=blocks, widths=widths, block=block)
+    assert parameters(model) == count
+    assert {"stage4", "stage4.pre"} <= model.taps.keys()
+    assert model(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 100)
+
+
+def test_blocks_are_a_depth_said_in_another_way() -> None:
+    networks = []
+    for arguments in ({"depth": 14}, {"blocks": [2, 2, 2]}):
+        torch.manual_seed(0)
+        networks.append(ResNetCifar(classes=10, **arguments))  # type: ignore[arg-type]
+    first, second = (network.state_dict() for network in networks)
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [28, 32, 45])
 def test_takes_grey_and_colour_of_any_size(channels: int, size: int) -> None:
@@ -71,7 +92,11 @@ def test_convolutions_start_at_the_scale_of_he_et_al() -> None:
     [
         ({"depth": 21}, "nearest is 20"),
         ({"depth": 2}, "nearest is 8"),
-        ({"widths": [16, 32]}, "three stages"),
+        ({"widths": [16, 32]}, "3 stages"),
+        ({"blocks": [2, 2, 2, 2]}, "4 stages, or of stem and 4 stages"),
+        ({"blocks": [2, 0, 2]}, "1 or more"),
+        ({"blocks": []}, "1 or more"),
+        ({"blocks": [2, 2, 2], "depth": 14}, "leave depth 14 out"),
         ({"shortcut": "C"}, "A, B"),
         ({"block": "wide"}, "basic, bottleneck"),
     ],

@@ -40,6 +40,14 @@ def test_choosing_by_test_is_refused_with_the_way_out(finished_bench: Path, metr
         ranked(groups_in(finished_bench), metric)
 
 
+@pytest.mark.parametrize(
+    ("metric", "validated"), [("test/top1", "top1"), ("top1_best_on_test", "top1"), ("best_miou_on_test", "miou")]
+)
+def test_the_best_epoch_on_test_chooses_nothing(finished_bench: Path, metric: str, validated: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--best val/{validated} chooses on validation"):
+        ranked(groups_in(finished_bench), metric)
+
+
 def test_an_unknown_figure_gets_the_nearest(finished_bench: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean val/top1"):
         ranked(groups_in(finished_bench), "val/top")
