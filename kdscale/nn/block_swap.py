@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise, takewhile
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from kdscale.nn.network import Network
 
 __all__ = ["Connectors", "Unit", "connectors_of", "even_groups", "even_pairs", "swapped_in", "units_of"]
 
-STAGES = ("stage1", "stage2", "stage3")
 Shape = tuple[int, ...]
 Pairs = Mapping[str, Sequence[str]]
 """Module path in the student to the teacher's that run one after the other in its place."""
@@ -52,12 +51,13 @@ def even_pairs(student: nn.Module, teacher: nn.Module) -> dict[str, list[str]]:
     Raises:
         ConfigError: the networks have no such stages, are of two kinds, or the teacher's has fewer blocks.
     """
+    stages, others = _stages(student), _stages(teacher)
+    if type(student) is not type(teacher) or not stages or stages.keys() != others.keys():
+        names = f"{type(student).__name__} and {type(teacher).__name__}"
+        raise ConfigError(f"options.units: the blocks of {names} do not pair by themselves; {_SAY}")
     pairs = {}
-    for stage in STAGES:
-        own, theirs = _blocks(student, stage), _blocks(teacher, stage)
-        if type(student) is not type(teacher) or not own or not theirs:
-            names = f"{type(student).__name__} and {type(teacher).__name__}"
-            raise ConfigError(f"options.units: the blocks of {names} do not pair by themselves; {_SAY}")
+    for stage, own in stages.items():
+        theirs = others[stage]
         if len(theirs) < len(own):
             said = f"{stage} has {len(own)} blocks in the student and {len(theirs)} in the teacher"
             raise ConfigError(f"options.units: {said}; {_SAY}, or take a deeper teacher")
@@ -67,6 +67,12 @@ def even_pairs(student: nn.Module, teacher: nn.Module) -> dict[str, list[str]]:
 
 
 _SAY = "give them as {STUDENT PATH: [TEACHER PATH, ...]}, as `--list taps MODEL` names them"
+
+
+def _stages(model: nn.Module) -> dict[str, list[str]]:
+    """Paths of the blocks of stage1, stage2 and so on."""
+    blocks = ((f"stage{number}", _blocks(model, f"stage{number}")) for number in count(1))
+    return dict(takewhile(lambda stage: stage[1], blocks))
 
 
 def _blocks(model: nn.Module, stage: str) -> list[str]:

@@ -67,7 +67,7 @@ class Interactive(Distill):
         ConfigError, ShapeError, TapError: blocks or options do not fit.
     """
 
-    revision = 1
+    revision = 2
     most_zero_stage = 0
 
     class Config(PluginConfig):

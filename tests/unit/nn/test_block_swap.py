@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StudentConfig
+from kdscale.errors import ConfigError
 from kdscale.nn.block_swap import connectors_of, even_groups, even_pairs, swapped_in, units_of
 from kdscale.nn.build import build_network
 from kdscale.nn.network import Network
@@ -46,6 +47,16 @@ def test_blocks_pair_stage_by_stage() -> None:
     assert pairs["stage2.0"] == ["stage2.0", "stage2.1"]
     assert pairs["stage2.1"] == ["stage2.2"]
     assert len(pairs) == 6
+
+
+def test_blocks_of_every_stage_pair() -> None:
+    student = network(blocks=[1, 1, 1, 1], widths=[4, 4, 8, 8])
+    teacher = network(blocks=[2, 1, 1, 3], widths=[4, 4, 8, 8])
+    pairs = even_pairs(student.model, teacher.model)
+    assert list(pairs) == ["stage1.0", "stage2.0", "stage3.0", "stage4.0"]
+    assert pairs["stage4.0"] == ["stage4.0", "stage4.1", "stage4.2"]
+    with pytest.raises(ConfigError, match=r"options\.units: the blocks of .* do not pair by themselves"):
+        even_pairs(student.model, network(depth=8).model)
 
 
 def test_connectors_stand_around_the_teachers_blocks_where_widths_differ() -> None:
