@@ -238,7 +238,12 @@ def main() -> int:
     if code > 1 or newest is None:
         return code
     command = shlex.join(["python", "-m", "benchmarks.methods", *given.overrides])
-    for one in write(newest.parent, given.out.absolute(), command):
+    try:
+        found = write(newest.parent, given.out.absolute(), command)
+    except ValueError as error:  # stopped before the references were done
+        print(f"benchmarks.methods: {error}", file=sys.stderr)
+        return code or 1
+    for one in found:
         print(_line(one))
     return code
 

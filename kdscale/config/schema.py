@@ -215,9 +215,16 @@ class InitFrom(Model):
 class Expectation(Model):
     """A figure that must come out, or the stage fails."""
 
-    top1: float | None = Field(None, ge=0, le=1)
+    top1: float | None = Field(None, ge=0, le=1, description="on test, of the last epoch")
+    miou: float | None = Field(None, ge=0, le=1, description="the same where pixels have classes")
     within: float = Field(0.01, gt=0)
     source: str | None = None
+
+    @model_validator(mode="after")
+    def _one_figure(self) -> Expectation:
+        if (self.top1 is None) == (self.miou is None):
+            raise ValueError("say top1, or miou where pixels have classes")
+        return self
 
 
 class PluginsConfig(Model):

@@ -21,6 +21,8 @@ def refuse_what_pixels_cannot(spec: StageSpec, info: DatasetInfo) -> None:
 
 
 def _for_images(spec: StageSpec) -> Iterator[tuple[str, str]]:
+    if spec.expect is not None and spec.expect.miou is not None:
+        yield f"stages.{spec.name}.expect.miou", f"{spec.data.name} has one label an image: say top1"
     for pass_, terms in spec.passes.items():
         for term in terms:
             if _loss(term.name).dense:
@@ -37,7 +39,7 @@ def _for_pixels(spec: StageSpec) -> Iterator[tuple[str, str]]:
         "train.accumulation": (spec.train.accumulation > 1, "parts of a batch have unequally many; set it to 1"),
         "data.store": (spec.data.store == "jpeg", "whose classes lie beside the image and stay exact; use raw"),
         "strategy": (spec.strategy != "distill", f"{spec.strategy} takes logits (B, C); distill takes both"),
-        "expect.top1": (spec.expect is not None and spec.expect.top1 is not None, "there is no top-1; leave it out"),
+        "expect.top1": (spec.expect is not None and spec.expect.top1 is not None, "there is no top-1; say miou"),
     }
     yield from ((f"{at}.{key}", f"{name} labels pixels, and {said}") for key, (is_set, said) in unfit.items() if is_set)
     for role, ref in spec.teachers.items():

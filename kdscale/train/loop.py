@@ -50,10 +50,10 @@ class LoopState:
     epoch: int = 0
     index: int = 0
     """Batches consumed of this epoch."""
-    best_top1: float = -1.0
+    best_rating: float = -1.0
     """The best epoch's figure that epochs are rated by: top-1, or mIoU where pixels have classes."""
     best_epoch: int = -1
-    best_top1_on_test: float = -1.0
+    best_rating_on_test: float = -1.0
     """Over epochs, where the paper's protocol asks for it: biased, for comparison with published tables only."""
     reached: list[str] = field(default_factory=list)
     """Snapshots already taken at the first epoch that met them, such as `acc:0.9`."""
@@ -222,8 +222,8 @@ class Loop:
                 raise Interrupted(self.stop.reason)
             self._emit(figures.metrics("val"))
             self._since += time.perf_counter() - begun  # not training time
-        if figures is not None and figures.rating > state.best_top1:
-            state.best_top1, state.best_epoch = figures.rating, state.epoch
+        if figures is not None and figures.rating > state.best_rating:
+            state.best_rating, state.best_epoch = figures.rating, state.epoch
             self.snapshot("best")
         if self.test is not None:
             self._look_at_test()
@@ -241,7 +241,7 @@ class Loop:
             self._checkpoint()
             raise Interrupted(self.stop.reason)
         self._emit(figures.metrics("test"))
-        self.state.best_top1_on_test = max(self.state.best_top1_on_test, figures.rating)
+        self.state.best_rating_on_test = max(self.state.best_rating_on_test, figures.rating)
 
     def _checkpoint(self) -> None:
         self.meter.check()

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from kdscale import __version__, ranks
-from kdscale.config.schema import StageSpec
+from kdscale.config.schema import Expectation, StageSpec
 from kdscale.train.build import Parts
 from kdscale.train.evaluate import Figures, latency_ms
 from kdscale.train.loop import LoopState
 from kdscale.train.pixels import PixelFigures
 
-__all__ = ["attempt_record", "results_of"]
+__all__ = ["attempt_record", "missed", "results_of"]
 
 
 def attempt_record(definition: Mapping[str, Any], spec: StageSpec, device: torch.device) -> dict[str, Any]:
@@ -38,6 +38,14 @@ def attempt_record(definition: Mapping[str, Any], spec: StageSpec, device: torch
         "python": platform.python_version(),
         "kdscale": __version__,
     }
+
+
+def missed(expect: Expectation, figures: Figures | PixelFigures) -> str:
+    """How a stage's figure on test misses the one that must come out; empty where it does not."""
+    wanted: float = getattr(expect, figures.rated_by)
+    if abs(figures.rating - wanted) <= expect.within:
+        return ""
+    return f"{figures.rated_by} {figures.rating:.4f} on test, expected {wanted} within {expect.within}"
 
 
 def results_of(
@@ -70,8 +78,8 @@ def results_of(
         "flops": definition["cost"]["flops"],
         **figures.results(),
         "best_epoch": state.best_epoch if validated else None,
-        f"best_{figures.rated_by}": state.best_top1 if validated else None,
-        **({f"best_{figures.rated_by}_on_test": state.best_top1_on_test} if state.best_top1_on_test >= 0 else {}),
+        f"best_{figures.rated_by}": state.best_rating if validated else None,
+        **({f"best_{figures.rated_by}_on_test": state.best_rating_on_test} if state.best_rating_on_test >= 0 else {}),
         "latency_ms": median,
         "latency_p95_ms": p95,
         "images_per_s": state.images / state.seconds if state.seconds else None,

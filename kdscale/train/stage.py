@@ -29,7 +29,7 @@ from kdscale.train.inspect import write_first_look
 from kdscale.train.loop import HEARTBEAT_S, Loop, LoopState
 from kdscale.train.metrics import Meter
 from kdscale.train.pixels import PixelFigures
-from kdscale.train.records import attempt_record, results_of
+from kdscale.train.records import attempt_record, missed, results_of
 from kdscale.train.stop import Interrupted, Stop
 
 __all__ = ["Outcome", "run_stage"]
@@ -255,11 +255,8 @@ class _StageRun:
 
     def _expected(self, figures: Figures | PixelFigures) -> None:
         expect = self.spec.expect
-        if expect is not None and expect.top1 is not None and abs(figures.rating - expect.top1) > expect.within:
-            raise StageError(
-                f"stages.{self.spec.name}.expect: top1 {figures.rating:.4f} on test, "
-                f"expected {expect.top1} within {expect.within}"
-            )
+        if expect is not None and (said := missed(expect, figures)):
+            raise StageError(f"stages.{self.spec.name}.expect: {said}")
 
     def _check_unchanged(self, parts: Parts) -> None:
         for teacher, before in zip(parts.live, parts.hashes, strict=True):

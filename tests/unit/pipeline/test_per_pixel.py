@@ -57,7 +57,7 @@ def test_a_segmentation_network_with_losses_for_pixels_and_features_is_planned(t
         ("data.augment.cutmix=1.0", r"teacher\.data\.augment\.cutmix"),
         ("data.augment.cutout=4", r"teacher\.data\.augment\.cutout"),
         ("data.store=jpeg", r"teacher\.data\.store"),
-        ("stages.teacher.expect.top1=0.5", r"teacher\.expect\.top1"),
+        ("stages.teacher.expect.top1=0.5", r"teacher\.expect\.top1: .* say miou"),
         ("stages.student.teachers.t.cache=true", r"student\.teachers\.t\.cache: holds logits"),
         ("stages.student.teachers.t.from=teacher@acc:0.5", r"student\.teachers\.t\.from: .* take @best"),
         ("stages.student.teachers.v={'virtual': {'correct': 0.9}}", r"student\.teachers\.v\.virtual"),
@@ -78,5 +78,7 @@ def test_images_with_one_label_take_no_network_or_loss_for_pixels(tmp_path: Path
     plain = "data={'name': 'synthetic', 'options': {'train_rows': 40, 'test_rows': 10}}"
     with pytest.raises(ConfigError, match=r"teacher\.losses\.pixel_ce: .* one label an image"):
         planned(tmp_path, plain)
+    with pytest.raises(ConfigError, match=r"teacher\.expect\.miou: synthetic has one label an image: say top1"):
+        planned(tmp_path, plain, "stages.teacher.losses=[{'name': 'ce'}]", "stages.teacher.expect.miou=0.5")
     with pytest.raises(KDScaleError, match=r"must answer with logits \(B, C\), not"):
         planned(tmp_path, plain, "stages.teacher.losses=[{'name': 'ce'}]")

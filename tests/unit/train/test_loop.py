@@ -164,7 +164,7 @@ def test_snapshots(make: Callable[..., Run]) -> None:
     run = make(top1=[0.3, 0.6, 0.6])
     run.loop.run()
     assert run.snapshots == [("epoch:0", 0), ("best", 10), ("best", 20), ("epoch:2", 20), ("acc:0.5", 20)]
-    assert (run.loop.state.best_top1, run.loop.state.best_epoch) == (0.6, 1)  # the first on ties
+    assert (run.loop.state.best_rating, run.loop.state.best_epoch) == (0.6, 1)  # the first on ties
 
 
 class Sick(nn.Module):
