@@ -48,7 +48,7 @@ class DdpEngine(TorchEngine):
         if ranks.world() > 1:
             self._module = DistributedDataParallel(
                 self.unwrapped, gradient_as_bucket_view=True, **_OWN_BUFFERS,
-                find_unused_parameters=self.unwrapped.most_zero_stage == 0,
+                find_unused_parameters=self.unwrapped.most_zero_stage == 0 or _passes_may_differ(self.unwrapped),
             )  # fmt: skip
 
     def micro(self, index: int) -> AbstractContextManager[None]:
@@ -89,3 +89,10 @@ class DdpEngine(TorchEngine):
 
     def _set_scale(self, state: dict[str, Any]) -> None:
         self._scaler.load_state_dict(state)
+
+
+def _passes_may_differ(strategy: Strategy) -> bool:
+    """Whether something trains beside the student that belongs to one of several passes."""
+    students = {id(parameter) for parameter in strategy.student.parameters()}
+    beside = (id(p) not in students for p in strategy.parameters() if p.requires_grad)
+    return len(strategy.passes) > 1 and any(beside)
