@@ -59,7 +59,8 @@ class TorchEngine:
         self._rate: Callable[[int], float] = learning_rate(train, steps_per_epoch)
         self._last = True
         self.left_out = False
-        self._left_out_in_a_row = 0
+        self._steps_left_out = 0
+        """In a row, of which a pass at least was."""
         self._buffers_before: list[Tensor] = []
         if train.compile:
             strategy.student.compile()  # in place: the state_dict keeps its names
@@ -91,6 +92,7 @@ class TorchEngine:
     def _enter_micro(self, index: int) -> None:
         self._last = index == self._train.accumulation - 1
         if index == 0 and self._train.on_nonfinite == "skip":
+            self._steps_left_out = self._steps_left_out if self.left_out else 0
             self.left_out = False
             self._remember_buffers()
 
@@ -109,15 +111,14 @@ class TorchEngine:
     def _leave_out(self, *, finite: bool) -> bool:
         """Whether to leave the update out because its gradient is not finite; if so, undo what the step has touched."""
         if finite:
-            self._left_out_in_a_row = 0
             if len(self.passes) > 1:  # the next pass undoes its own touch alone
                 self._remember_buffers()
             return False
+        self._steps_left_out += not self.left_out
         self.left_out = True
-        self._left_out_in_a_row += 1
-        if self._left_out_in_a_row > MOST_LEFT_OUT:
+        if self._steps_left_out > MOST_LEFT_OUT:
             raise NonFiniteLoss(
-                f"the gradient was not finite {self._left_out_in_a_row} times in a row: skipping does not help. "
+                f"the gradient was not finite in {self._steps_left_out} steps in a row: skipping does not help. "
                 "Lower train.lr, set train.grad_clip, or train with precision fp32"
             )
         with torch.no_grad():

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from kdscale.api import Batch, Outputs, Strategy
 from kdscale.config.schema import TrainConfig
 from kdscale.engines.ddp import DdpEngine
-from kdscale.errors import CheckpointMismatch
+from kdscale.engines.torch_engine import MOST_LEFT_OUT
+from kdscale.errors import CheckpointMismatch, NonFiniteLoss
 from kdscale.nn.precision import autocast_of
 from kdscale.optim import OwnRate, learning_rate
 from tests.unit.train.made_up import Convolutional, Linear, batch, distillation, strategy
@@ -280,3 +281,27 @@ def test_networks_run_in_the_precision_and_losses_in_fp32(precision: str, dtype:
     assert student.seen == [dtype]
     assert losses.total.dtype == torch.float32
     assert all(value.dtype == torch.float32 and not value.requires_grad for value in losses.terms.values())
+
+
+def spoiled(on: DdpEngine, step: int, bad: tuple[int, ...]) -> None:
+    """Train a step of which some passes have no finite gradient."""
+    with on.micro(0):
+        for index, pass_ in enumerate(on.passes):
+            total = on.forward(batch(step), {}, pass_).total
+            on.update(total * float("nan") if index in bad else total)
+    on.end_step(step)
+
+
+@pytest.mark.parametrize("bad", [(0,), (1,), (0, 1)])
+def test_a_pass_that_is_never_finite_ends_the_stage_whatever_the_others_are(bad: tuple[int, ...]) -> None:
+    on = engine(strategy(seeded(Linear), 2), on_nonfinite="skip")
+    for step in range(MOST_LEFT_OUT):
+        spoiled(on, step, bad)
+    with pytest.raises(NonFiniteLoss, match=rf"not finite in {MOST_LEFT_OUT + 1} steps in a row"):
+        spoiled(on, MOST_LEFT_OUT, bad)
+
+
+def test_steps_left_out_now_and_then_end_nothing() -> None:
+    on = engine(strategy(seeded(Linear), 1), on_nonfinite="skip")
+    for step in range(3 * MOST_LEFT_OUT):
+        spoiled(on, step, () if step % 3 == 0 else (0,))
