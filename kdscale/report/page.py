@@ -10,6 +10,7 @@ from typing import Any
 from kdscale import __version__, atomic
 from kdscale.report import first_look, graph, panels
 from kdscale.report.caches import cache_savings, teacher_times
+from kdscale.report.chains import chain_figures
 from kdscale.report.classes import class_heat
 from kdscale.report.failures import failures, states
 from kdscale.report.grid import Grid, templates
@@ -54,6 +55,8 @@ def _context(sweep: SweepRecord) -> dict[str, Any]:
         "intervals": panels.intervals(groups, colours),
         "dependence": panels.dependence(sweep, groups, colours),
         "trade_offs": panels.trade_offs(sweep, groups, colours),
+        "chains": chain_figures(sweep, groups, colours),
+        "chain_legend": colours.legend() if colours.axis else [],
         "curves": panels.curve_rows(sweep, colours),
         "graph": graph.draw(sweep),
         "savings": savings(sweep),

@@ -52,6 +52,10 @@ class Colours:
         """Number of the colour; beyond the palette it is the muted one."""
         return self.values.index(name) if name in self.values else len(SERIES)
 
+    def of_group(self, group: Group) -> int:
+        """Number of the colour of a row of results."""
+        return self.of(group.axes[self.axis] if self.axis in group.axes else group.stages[0].name)
+
     def legend(self, used: Collection[int] | None = None) -> list[tuple[int, str]]:
         """(number, word) for each colour, or for each of those in use."""
         words = self.values if self.axis is None else [axis_value(self.axis, v) for v in self.values]
@@ -141,8 +145,7 @@ def curve_rows(sweep: SweepRecord, colours: Colours) -> list[CurveRow]:
 
 
 def _point(group: Group, colours: Colours, cost: float) -> plots.Point:
-    found = group.interval()
-    colour = colours.of(group.axes[colours.axis] if colours.axis in group.axes else group.stages[0].name)
+    found, colour = group.interval(), colours.of_group(group)
     if found is None:
         return plots.Point(group.label, cost, math.nan)
     title = _said(group.label, percent(found), group.mean("params"), group.mean("latency_ms"))

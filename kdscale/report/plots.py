@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Line", "Point", "curve_figure", "interval_figure", "metric_line", "pareto", "trade_off_figure"]
+__all__ = [
+    "Line", "Point", "chain_figure", "curve_figure", "interval_figure", "metric_line", "pareto", "trade_off_figure",
+]  # fmt: skip
 
 MOST_POINTS, FEWEST_POINTS, ALL_POINTS = 240, 40, 6000
 """Points of a drawn line, and of all lines of a panel: more cannot be seen and only make the page heavy."""
@@ -126,6 +128,30 @@ def interval_figure(
         return inline(canvas.figure, name, f"mean test {rated_by} with 95 % intervals", canvas.titles)
 
 
+def chain_figure(chains: Sequence[Sequence[Point]], ticks: Sequence[str], name: str, rated_by: str = "top-1") -> str:
+    """Test accuracy along chains of networks that teach one another.
+
+    Args:
+        chains: of each its networks in the order in which they learn; `cost` is the place.
+        ticks: what the networks at each place are called.
+        name: unique on the page.
+        rated_by: what the values are.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        canvas = _canvas(max(430, 86 * len(ticks)), 316)
+        for chain in chains:
+            x, y = [p.cost for p in chain], [100 * p.value for p in chain]
+            canvas.axes.plot(x, y, color=series(chain[0].colour), lw=1.2, zorder=1)
+            for p in chain:
+                _spot(canvas, p)
+        canvas.axes.set_xticks(range(len(ticks)), ticks)
+        canvas.axes.set_ylabel(f"test {rated_by} %")
+        canvas.axes.margins(x=0.1, y=0.14)
+        return inline(canvas.figure, name, f"test {rated_by} from network to network", canvas.titles)
+
+
 def curve_figure(lines: Sequence[Line], name: str, what: str, *, share: bool = False) -> str:
     """One metric over the epochs, a line a stage.
 
@@ -183,14 +209,8 @@ def _canvas(width: int, height: int) -> _Canvas:
 def _spot(canvas: _Canvas, p: Point) -> None:
     axes, colour = canvas.axes, series(p.colour)
     if p.half is not None:
-        axes.plot(
-            [p.cost, p.cost],
-            [100 * (p.value - p.half), 100 * (p.value + p.half)],
-            color=colour,
-            lw=1.4,
-            alpha=0.6,
-            zorder=2,
-        )
+        ends = [100 * (p.value - p.half), 100 * (p.value + p.half)]
+        axes.plot([p.cost, p.cost], ends, color=colour, lw=1.4, alpha=0.6, zorder=2)
     face = colour if p.filled else PAPER
     canvas.name(
         axes.scatter([p.cost], [100 * p.value], s=44, facecolor=face, edgecolor=colour, lw=1.6, zorder=3), p.title
