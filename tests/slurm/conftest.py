@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -183,13 +184,17 @@ Make = Callable[..., Drill]
 
 
 @pytest.fixture
-def drill(cluster: None, tmp_path: Path) -> Make:
+def drill(cluster: None, tmp_path: Path) -> Iterator[Make]:
+    """Sweeps of a test's own; what is left of them in the queue, as where a test fails, would disturb the next one."""
+
     def make(name: str = "runs", config: dict[str, Any] = EXPERIMENT, cluster: Path | str = PROFILE) -> Drill:
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
         return Drill(tmp_path / name, path, cluster)
 
-    return make
+    yield make
+    subprocess.run(["scancel", "--user", getpass.getuser()], check=True)
+    wait_until(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout, 60)
 
 
 @pytest.fixture
