@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kdscale.draws import seed_of
 from kdscale.errors import ShapeError
-from kdscale.nn.cut import Handed, before_last_stage, behind, catching, check_cut
+from kdscale.nn.cut import Handed, before_last_stage, behind, catching, check_cut, shape_at
 from kdscale.nn.network import Network
 from kdscale.nn.precision import at_least_fp32
 from kdscale.nn.sync_bn import needs_two_values
@@ -127,7 +127,7 @@ def branch_out(  # noqa: PLR0913
     """
     split = split_at or before_last_stage(network.model)
     probe = copy.deepcopy(network)
-    shape = check_cut(probe, split, size) if check else _shape(probe, split, size)
+    shape = check_cut(probe, split, size) if check else shape_at(probe, split)
     if len(shape) not in (1, 3):
         raise ShapeError(f"split_at: the gate reads maps (C, H, W) or features (C), not {list(shape)}")
     handed, shared = Handed(), catching(network, split)
@@ -140,11 +140,6 @@ def branch_out(  # noqa: PLR0913
 def branches_of(model: nn.Module) -> Branches | None:
     """Those that a network holds itself; None where it has none."""
     return next((part for part in model.modules() if isinstance(part, Branches)), None)
-
-
-def _shape(network: Network, split: str, size: int) -> tuple[int, ...]:
-    [shape] = Network(network.model, network.input, [split], own_taps=network.own_taps).tap_shapes(size)
-    return shape
 
 
 def _gate(channels: int, branches: int, seed: int) -> nn.Sequential:

@@ -14,7 +14,7 @@ from kdscale.errors import ConfigError, KDScaleError, ShapeError
 from kdscale.nn.network import DRY_IMAGES, Network
 from kdscale.nn.taps import Catch, locate
 
-__all__ = ["Handed", "before_last_stage", "behind", "catching", "check_cut", "up_to"]
+__all__ = ["Handed", "before_last_stage", "behind", "catching", "check_cut", "shape_at", "up_to"]
 
 
 class Handed(nn.Module):
@@ -130,6 +130,17 @@ def check_cut(network: Network, split: str, size: int) -> tuple[int, ...]:
             "name a module through which everything flows"
         )
     return tuple(features.shape[1:])
+
+
+def shape_at(network: Network, split: str) -> tuple[int, ...]:
+    """Shape of what a module gives, without B; leaves a hook on the model, and works without real numbers.
+
+    Raises:
+        TapError: there is no such module, or it cannot be read.
+    """
+    probe = Network(network.model, network.input, [split], own_taps=network.own_taps)
+    [shape] = probe.tap_shapes(network.input.given_size)
+    return shape
 
 
 def _ends(network: Network, size: int) -> dict[str, int]:

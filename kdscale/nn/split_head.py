@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdscale.config.schema import SplitHeadConfig
 from kdscale.errors import ShapeError, TapError
-from kdscale.nn.cut import behind, check_cut, up_to
+from kdscale.nn.cut import behind, check_cut, shape_at, up_to
 from kdscale.nn.network import Network
 from kdscale.nn.wire import Wire
 
@@ -126,8 +126,7 @@ def check_taps(network: Network) -> None:
 
 def _feature(network: Network, split: str) -> MapShape:
     """Shape of what a module gives, which must be a square map."""
-    probe = Network(network.model, network.input, [split], own_taps=network.own_taps)
-    [shape] = probe.tap_shapes(network.input.given_size)
+    shape = shape_at(network, split)
     if len(shape) != 3 or shape[1] != shape[2]:
         raise ShapeError(f"split_at: {split} gives {list(shape)}; a split head restores square maps [K, H, H]")
     return shape
