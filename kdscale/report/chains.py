@@ -9,7 +9,6 @@ from kdscale.report import plots
 from kdscale.report.groups import Group
 from kdscale.report.panels import Colours
 from kdscale.report.records import StageRecord, SweepRecord, TrialRecord
-from kdscale.report.results import figures
 from kdscale.report.statistics import interval
 from kdscale.report.wording import count, percent
 
@@ -56,11 +55,11 @@ def chain_of(sweep: SweepRecord, trial: TrialRecord) -> list[str]:
 
 
 def _links(sweep: SweepRecord, group: Group, colours: Colours) -> list[_Link]:
-    members = [member for member in group.members if chain_of(sweep, member.trial)[-1:] == [member.stage.name]]
+    trials = [member.trial for member in group.members]
     found = []
-    for place, name in enumerate(chain_of(sweep, members[0].trial) if members else []):
-        stages = {s.digest: s for m in members if name in m.trial.stages for s in [sweep.stage(m.trial, name)]}
-        mean = interval([value for s in stages.values() if (value := figures(s).get("rating")) is not None])
+    for place, name in enumerate(chain_of(sweep, trials[0])):
+        stages = {s.digest: s for trial in trials if name in trial.stages for s in [sweep.stage(trial, name)]}
+        mean = interval([s.rating for s in stages.values() if s.rating is not None])
         if mean is None:
             continue
         params = next((s.params for s in stages.values() if s.params), None)

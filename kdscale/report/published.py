@@ -61,10 +61,10 @@ def _row(one: PublishedFigure, sweep: SweepRecord, sources: Sequence[str]) -> li
     label = Cell(_label(one, sweep) + tag)
     if found.mean is None:
         return [label, Cell(paper), Cell("not run yet", tone="muted"), Cell(tolerance), Cell(DASH, tone="muted")]
-    here = f"{points(found.mean.mean)}{percent(found.mean)[len(percent(found.mean.mean)) :]}" if one.over else ""
+    here = points(found.mean) if one.over else percent(found.mean)
     said = f"{found.count}, {_SAID[one.figure]}"
     return [
-        label, Cell(paper), Cell(here or percent(found.mean), said, sort=found.mean.mean), Cell(tolerance),
+        label, Cell(paper), Cell(here, said, sort=found.mean.mean), Cell(tolerance),
         verdict(one, found.mean),
     ]  # fmt: skip
 

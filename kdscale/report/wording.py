@@ -31,15 +31,20 @@ def percent(value: float | Interval | None, digits: int = 2) -> str:
     if value is None:
         return DASH
     if isinstance(value, Interval):
-        half = "" if value.half is None else f" ± {100 * value.half:.{digits}f}"
-        return f"{100 * value.mean:.{digits}f}{half}"
+        return f"{100 * value.mean:.{digits}f}{_half(value, digits)}"
     return DASH if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def points(value: float, digits: int = 2) -> str:
-    """A difference of shares in percentage points, always signed."""
+def points(value: float | Interval, digits: int = 2) -> str:
+    """A difference of shares in percentage points, always signed, with its interval where there is one."""
+    if isinstance(value, Interval):
+        return f"{points(value.mean, digits)}{_half(value, digits)}"
     rounded = round(100 * value, digits) + 0.0
     return f"{'+' if rounded >= 0 else MINUS}{abs(rounded):.{digits}f}"
+
+
+def _half(value: Interval, digits: int) -> str:
+    return "" if value.half is None else f" ± {100 * value.half:.{digits}f}"
 
 
 def delta(difference: Paired | None) -> str:
