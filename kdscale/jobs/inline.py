@@ -35,7 +35,8 @@ def run_inline(root: Root, plan: Plan, say: Callable[[str], None]) -> dict[str, 
         stop.ask("asked to stop by its user")
 
     old = signal.signal(signal.SIGINT, asked)
-    torch.set_num_threads(threads_of(1))  # as a worker of one process has: the same sums, the same bits
+    # as a worker of one process has: the same sums, the same bits
+    torch.set_num_threads(threads_of(1, plan.limits.get("parallel")))
     try:
         first = plan.measured_first
         for stage in sorted(plan.todo, key=lambda stage: stage.digest not in first):

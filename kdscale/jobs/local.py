@@ -50,7 +50,7 @@ class LocalRun:
         root: the runs root.
         plan: with its folders prepared.
         say: prints one line.
-        parallel: stages at once; by default as many as there are cores for.
+        parallel: stages at once, each with its share of the cores; by default as many as there are cores for.
         warm: the parent of workers.
     """
 
@@ -138,8 +138,8 @@ class LocalRun:
     def _room_for(self, stage: PlannedStage) -> bool:
         if self._parallel is not None:
             return len(self._running) < self._parallel
-        busy = sum(len(running.pids) for running in self._running.values())
-        return not self._running or busy + _processes(stage) <= self._cores
+        busy = sum(_threads(running.stage) for running in self._running.values())
+        return not self._running or busy + _threads(stage) <= self._cores
 
     def _held(self, stage: PlannedStage) -> bool:
         """Whether another launcher's workers are at it."""
@@ -164,7 +164,7 @@ class LocalRun:
             environment = {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
-                "OMP_NUM_THREADS": str(threads_of(world)),
+                "OMP_NUM_THREADS": str(threads_of(world, self._parallel)),
                 "KDSCALE_ATTEMPT": str(attempt), "KDSCALE_REUSE": os.pathsep.join(map(str, self._root.reuse)),
             }  # fmt: skip
             log = folder.logs / f"attempt{attempt}-rank{rank}.log"
@@ -270,6 +270,11 @@ def _how(codes: list[int]) -> str:
 
 def _processes(stage: PlannedStage) -> int:
     return 1 if stage.kind == "convert" else int(stage.definition["spec"]["engine"]["processes"])
+
+
+def _threads(stage: PlannedStage) -> int:
+    """Of all its processes, where nothing says how many stages run at once."""
+    return _processes(stage) * threads_of(_processes(stage))
 
 
 def _free_port() -> int:

@@ -57,9 +57,18 @@ def fitting_processes(batch_size: int, train: TrainConfig) -> int:
     return max(n for n in range(1, max(1, most) + 1) if batch_size % (n * train.accumulation) == 0 or n == 1)
 
 
-def threads_of(processes: int) -> int:
-    """Threads of each of a stage's processes on this machine: a core each, all of them for one alone."""
-    return len(os.sched_getaffinity(0)) if processes == 1 else 1
+def threads_of(processes: int, parallel: int | None = None) -> int:
+    """Threads of each of a stage's processes on this machine; more than cores would wait for one another in circles.
+
+    Args:
+        processes: of the stage.
+        parallel: stages that run at once, each with its share of the cores (`limits.parallel`). Where nobody says it,
+            processes have a core each, and one alone has the machine to itself.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if parallel is None:
+        return cores if processes == 1 else 1
+    return max(1, cores // (parallel * processes))
 
 
 def processes_of(spec: StageSpec) -> int:

@@ -48,6 +48,7 @@ class Sandbox:
     warm: WarmParent
     said: list[str]
     sweep: Sweep
+    parallel: int | None = None
 
     def planned_again(self, *, retry_failed: bool = False) -> Sandbox:
         """The same command, given again."""
@@ -58,7 +59,7 @@ class Sandbox:
 
     def run(self, disturb: Callable[[LocalRun, Sandbox], None] | None = None) -> dict[str, str]:
         """Run what is not done; `disturb` is called ten times a second. Returns states by stage name."""
-        local = LocalRun(self.root, self.plan, self.said.append, parallel=None, warm=self.warm)
+        local = LocalRun(self.root, self.plan, self.said.append, parallel=self.parallel, warm=self.warm)
         states = local.run(lambda: disturb(local, self) if disturb else None)
         return {self.plan.stages[digest].name: state for digest, state in states.items()}
 
