@@ -16,6 +16,7 @@ examples:
   python launch/logs.py 'birds:student[crd,s1]' --attempt 1 --rank 5
   python launch/logs.py birds:teacher --job            (it died before a rank wrote? what sbatch and srun said)
   python launch/logs.py latest:teacher --stacks        (it hangs? each thread of each rank, as a Python traceback)
+  python launch/logs.py latest:student --profile 20    (it is slow? what each part of a step takes)
 
 exit codes: 0, 1 no such log or nothing to ask, 2 usage.
 """
@@ -35,8 +36,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stacks", action="store_true", help="have all live ranks print their Python stacks, on whatever node"
     )
+    parser.add_argument(
+        "--profile", type=steps, metavar="N", help="measure where the time of the next N steps goes, while it runs"
+    )
     parser.add_argument("--runs", type=Path, metavar="DIR", help="default: $KDSCALE_RUNS, else ./runs")
     return parser.parse_args(arguments)
+
+
+def steps(text: str) -> int:
+    """A number of steps."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def main(arguments: list[str]) -> int:
@@ -44,6 +55,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     from kdscale.errors import KDScaleError, StageError
     from kdscale.jobs import logs
+    from kdscale.jobs.profile_view import profile
     from kdscale.jobs.stacks import stacks
     from kdscale.pipeline.artifacts import Root
 
@@ -51,6 +63,9 @@ def main(arguments: list[str]) -> int:
         folder = logs.stage_of(options.name, Root.find(options.runs))
         if options.stacks:
             stacks(folder, sys.stdout)
+            return 0
+        if options.profile:
+            profile(folder, options.profile)
             return 0
         log, position = logs.show(folder, options.rank, options.attempt, options.lines, sys.stdout, of_job=options.job)
         if options.follow:

@@ -60,6 +60,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     runs.add_argument(
         "--retry-failed", action="store_true", help="run stages again that failed by an error of their own"
     )
+    runs.add_argument(
+        "--profile", action="store_true", help="measure where the time of each stage's steps goes; changes no number"
+    )
     runs.add_argument("--detach", action="store_true", help="submit to SLURM and leave; else the terminal follows")
     runs.add_argument("--yes", action="store_true", help="do not ask before a large sweep (above 100 jobs or 10 GB)")
     return parser.parse_intermixed_args(arguments)

@@ -217,5 +217,5 @@ class TrackingConfig(Model):
 class LimitsConfig(Model):
     """Bounds of a whole sweep."""
 
-    parallel: PositiveInt | None = outside(None, description="stages that run at once on this machine, each with its share of the cores")
+    parallel: PositiveInt | None = outside(None, description="stages that run here at once, each on its share of cores")
     gpu_hours: PositiveFloat | None = outside(None)

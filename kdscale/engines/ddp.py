@@ -21,6 +21,7 @@ from kdscale.config.schema import TrainConfig
 from kdscale.engines.torch_engine import TorchEngine
 from kdscale.nn.precision import autocast_of
 from kdscale.optim import OwnRate
+from kdscale.phases import phase
 
 __all__ = ["DdpEngine"]
 
@@ -66,12 +67,14 @@ class DdpEngine(TorchEngine):
 
     def update(self, loss: Tensor) -> None:
         """Differentiate; on the last micro-batch clip, apply one update and forget the gradients."""
-        self._scaler.scale(loss / self._train.accumulation).backward()  # type: ignore[no-untyped-call]
+        with phase("backward"):
+            self._scaler.scale(loss / self._train.accumulation).backward()  # type: ignore[no-untyped-call]
         if not self._last:
             return
-        if self._train.on_nonfinite != "skip" or not self._leave_out(finite=self._is_sound()):
-            self._apply()
-        self._optimizer.zero_grad(set_to_none=True)
+        with phase("optimizer"):
+            if self._train.on_nonfinite != "skip" or not self._leave_out(finite=self._is_sound()):
+                self._apply()
+            self._optimizer.zero_grad(set_to_none=True)
 
     def _is_sound(self) -> bool:
         # a scaler skips overflowing steps itself and lowers its scale: that is no non-finite loss

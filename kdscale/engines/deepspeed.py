@@ -25,6 +25,7 @@ from kdscale.config.schema import TrainConfig
 from kdscale.engines.torch_engine import TorchEngine
 from kdscale.errors import NonFiniteLoss
 from kdscale.optim import OwnRate
+from kdscale.phases import phase
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config"]
 
@@ -95,14 +96,16 @@ class DeepSpeedEngine(TorchEngine):
         Raises:
             NonFiniteLoss: a sharded gradient is not finite: DeepSpeed then leaves the update out, unasked.
         """
-        self._engine.backward(loss)
+        with phase("backward"):
+            self._engine.backward(loss)
         if self._last and self.unwrapped.most_zero_stage == 0:
             self._forget_made_up_gradients()
         skip = self._last and self._train.on_nonfinite == "skip"
         if skip and not self._zero_stage and self._leave_out(finite=self._gradient_is_finite()):
             self._engine.zero_grad()
             return
-        self._engine.step()
+        with phase("optimizer"):
+            self._engine.step()
         if skip and self._zero_stage:
             self._leave_out(finite=not self._zero.overflow)
         elif self._last and self._zero_stage and self._zero.overflow:

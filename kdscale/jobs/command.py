@@ -159,7 +159,7 @@ def _execute(  # noqa: PLR0913
 
         ready = Preparation(plan, root, folder, console).run(profile, detach=options.detach)
         return DONE if ready else FAILED
-    prepare_folders(root, plan, retry_failed=options.retry_failed)
+    prepare_folders(root, plan, retry_failed=options.retry_failed, profile=options.profile)
     with SweepFolder(folder).launching():
         if options.cluster == "inline":
             from kdscale.jobs.inline import run_inline

@@ -10,6 +10,7 @@ from kdscale.errors import StageHeld
 from kdscale.pipeline.artifacts import NewStage, Root, StageFolder
 from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.planned import FRESH, Plan, PlannedStage
+from kdscale.pipeline.profiles import Profiles
 
 __all__ = ["note_state", "prepare_folders"]
 
@@ -17,8 +18,15 @@ RESUMED = frozenset({"blocked", "paused", "cancelled"})
 """States that the command which made them ends, when it is given again."""
 
 
-def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
-    """Create or open each stage's folder and write down what it is; finished stages stay as they are."""
+def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool, profile: bool = False) -> None:
+    """Create or open each stage's folder and write down what it is; finished stages stay as they are.
+
+    Args:
+        root: of the runs.
+        plan: whose stages are not all done.
+        retry_failed: have those run again that failed by an error of their own.
+        profile: ask every training stage that is not done for a profile of its steps.
+    """
     old = root.stages_of(stage.digest for stage in plan.todo)
     for stage in plan.todo:
         if stage.kind == "fill" and stage.reuse.because == FRESH:
@@ -27,7 +35,9 @@ def prepare_folders(root: Root, plan: Plan, *, retry_failed: bool) -> None:
             old[stage.digest].take_out(f"made anew: {stage.reuse.because}")
     definitions = [stage.definition | {"sweep": plan.folder_name} for stage in plan.todo]
     wanted = [NewStage(stage.name, stage.digest, d) for stage, d in zip(plan.todo, definitions, strict=True)]
-    for one, (folder, new) in zip(wanted, root.create_stages(wanted), strict=True):
+    for one, stage, (folder, new) in zip(wanted, plan.todo, root.create_stages(wanted), strict=True):
+        if profile and stage.kind == "train":
+            Profiles(folder.path).ask()
         if new:
             continue
         _define(folder, one.definition or {})

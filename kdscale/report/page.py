@@ -16,6 +16,7 @@ from kdscale.report.failures import failures, states
 from kdscale.report.grid import Grid, templates
 from kdscale.report.groups import Group, Layout, groups_of, layout_of
 from kdscale.report.headline import headline, provenance, savings
+from kdscale.report.profiles import profile_grids
 from kdscale.report.published import published_grids
 from kdscale.report.records import SweepRecord
 from kdscale.report.tables import group_grid, main_grids, whole_grid
@@ -59,6 +60,7 @@ def _context(sweep: SweepRecord) -> dict[str, Any]:
         "chain_legend": colours.legend() if colours.axis else [],
         "curves": panels.curve_rows(sweep, colours),
         "graph": graph.draw(sweep),
+        "profiles": profile_grids(sweep),
         "savings": savings(sweep),
         "caches": [saving for saving in cache_savings(sweep) if saving.read],
         "teacher_times": teacher_times(sweep),

@@ -15,9 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from kdscale import ranks
-from kdscale.api import Batch, BatchIterator, Engine, Losses, Teacher, Tracker
+from kdscale.api import Batch, BatchIterator, Engine, Losses, Outputs, Teacher, Tracker
 from kdscale.config.schema import TrainConfig
 from kdscale.draws import seed_of
+from kdscale.phases import phase, waiting
 from kdscale.teachers.ensemble import Ensemble
 from kdscale.train.asking import ask
 from kdscale.train.device import seed_generators
@@ -77,21 +78,28 @@ def train_step(
     parts = batch.split(accumulation) if accumulation > 1 else [batch]
     results = []
     for index, part in enumerate(parts):
-        begun = time.perf_counter()
-        with torch.no_grad():
-            taught = ask(teachers, part)
-        if teachers:
-            meter.spend("teacher", time.perf_counter() - begun)
+        taught = _taught(teachers, part, meter)
         losses = {}
         with engine.micro(index):
             idle = engine.idle(part, taught)
             for pass_ in engine.passes:
                 if pass_ in idle:  # an update without a gradient is none: momentum and weight decay would move weights
                     continue
-                losses[pass_] = engine.forward(part, taught, pass_)
+                with phase("losses"):
+                    losses[pass_] = engine.forward(part, taught, pass_)
                 engine.update(losses[pass_].total)
         results.append(losses)
     return one(results)
+
+
+def _taught(teachers: Sequence[Teacher | Ensemble], part: Batch, meter: Meter) -> dict[str, Outputs]:
+    if not teachers:
+        return {}
+    begun = time.perf_counter()
+    with phase("teacher"), torch.no_grad():
+        taught = ask(teachers, part)
+    meter.spend("teacher", time.perf_counter() - begun)
+    return taught
 
 
 @dataclass
@@ -124,6 +132,8 @@ class Loop:
     heartbeat: Callable[[LoopState], None]
     before_epoch: Callable[[int], bool] = lambda epoch: True
     """Makes ready what an epoch reads; called by all ranks, False when asked to stop."""
+    after_step: Callable[[int], None] = lambda step: None
+    """Told how many steps are done, when all that belongs to the last one is; called by all ranks."""
     state: LoopState = field(default_factory=LoopState)
     _beat: float = field(init=False, default=0.0)
     _since: float = field(init=False, default=0.0)
@@ -136,20 +146,23 @@ class Loop:
             self.snapshot("epoch:0")
         self._begin_interval()
         while state.epoch < self.train.epochs:
-            if not self.before_epoch(state.epoch):
-                self._checkpoint()
+            with phase("filling"):
+                ready = self.before_epoch(state.epoch)
+            if not ready:
+                self.checkpoint()
                 raise Interrupted(self.stop.reason)
             self._train_epoch(steps)
-            self._finish_epoch(steps)
+            with phase("validation"):
+                self._finish_epoch(steps)
             state.epoch, state.index = state.epoch + 1, 0
-        self._checkpoint()
+        self.checkpoint()
 
     def _train_epoch(self, steps: int) -> None:
         state = self.state
         batches = self.loader.epoch(state.epoch, state.index) if state.index < steps else iter(())
         try:
             waited = time.perf_counter()
-            for batch in batches:
+            for batch in waiting(batches, "data"):
                 self.meter.spend("data", time.perf_counter() - waited)
                 self._step(batch)
                 self._between_steps()
@@ -163,13 +176,16 @@ class Loop:
         state = self.state
         if state.step not in state.skip:
             seed_generators(seed_of("step", self.seed, state.step, ranks.rank()), self.device)
-            batch = replace(batch, step=state.step).to(self.device)
+            with phase("data"):
+                batch = replace(batch, step=state.step).to(self.device)
             losses = train_step(self.engine, self.teachers, batch, self.train.accumulation, self.meter)
             if self.engine.left_out:
                 state.skipped += 1
             else:
-                self.meter.add(losses, state.step)
-        self.engine.end_step(state.step)
+                with phase("tracking"):
+                    self.meter.add(losses, state.step)
+        with phase("optimizer"):
+            self.engine.end_step(state.step)
         state.step += 1
         state.index += 1
         state.images += len(batch.rows) * ranks.world()
@@ -177,17 +193,19 @@ class Loop:
     def _between_steps(self) -> None:
         state = self.state
         if state.step % self.train.log_every_steps == 0:
-            self._log()
+            with phase("log"):
+                self._log()
         self.stop.step = state.step
         if self.stop.agreed(state.step):
-            self._checkpoint()
+            self.checkpoint()
             raise Interrupted(self.stop.reason)
         if state.step % self.train.checkpoint_every_steps == 0:
-            self._checkpoint()
+            self.checkpoint()
         now = time.monotonic()
         if now - self._beat > HEARTBEAT_S:
             self._beat = now
             self.heartbeat(state)
+        self.after_step(state.step)
 
     def _begin_interval(self) -> None:
         self._beat = time.monotonic()
@@ -218,7 +236,7 @@ class Loop:
             begun = time.perf_counter()
             figures = self.validate()
             if figures is None:
-                self._checkpoint()
+                self.checkpoint()
                 raise Interrupted(self.stop.reason)
             self._emit(figures.metrics("val"))
             self._since += time.perf_counter() - begun  # not training time
@@ -238,14 +256,16 @@ class Loop:
         assert self.test is not None
         figures = self.test()
         if figures is None:
-            self._checkpoint()
+            self.checkpoint()
             raise Interrupted(self.stop.reason)
         self._emit(figures.metrics("test"))
         self.state.best_rating_on_test = max(self.state.best_rating_on_test, figures.rating)
 
-    def _checkpoint(self) -> None:
-        self.meter.check()
-        self.save(self.state)
+    def checkpoint(self) -> None:
+        """Save where training stands; called by all ranks. Raises: NonFiniteLoss."""
+        with phase("checkpoint"):
+            self.meter.check()
+            self.save(self.state)
 
     def _emit(self, metrics: dict[str, float]) -> None:
         if self.tracker is not None:

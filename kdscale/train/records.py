@@ -7,18 +7,20 @@ import platform
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from kdscale import __version__, ranks
 from kdscale.config.schema import Expectation, StageSpec
+from kdscale.errors import StageError
 from kdscale.train.build import Parts
 from kdscale.train.evaluate import Figures, latency_ms
 from kdscale.train.loop import LoopState
 from kdscale.train.pixels import PixelFigures
 
-__all__ = ["attempt_record", "missed", "results_of"]
+__all__ = ["attempt_record", "demand_expected", "link_last", "missed", "results_of"]
 
 
 def attempt_record(definition: Mapping[str, Any], spec: StageSpec, device: torch.device) -> dict[str, Any]:
@@ -38,6 +40,12 @@ def attempt_record(definition: Mapping[str, Any], spec: StageSpec, device: torch
         "python": platform.python_version(),
         "kdscale": __version__,
     }
+
+
+def demand_expected(spec: StageSpec, figures: Figures | PixelFigures) -> None:
+    """Hold a stage's figures on test against those that its config says must come out. Raises: StageError."""
+    if spec.expect is not None and (said := missed(spec.expect, figures)):
+        raise StageError(f"stages.{spec.name}.expect: {said}")
 
 
 def missed(expect: Expectation, figures: Figures | PixelFigures) -> str:
@@ -93,6 +101,15 @@ def results_of(
             if found
         },
     }
+
+
+def link_last(folder: Path) -> None:
+    """Have `student.safetensors` in a stage's folder lead to its last snapshot."""
+    link = folder / "student.safetensors"
+    side = link.with_suffix(".link")
+    side.unlink(missing_ok=True)
+    side.symlink_to(Path("snapshots") / "last" / "student.safetensors")
+    os.replace(side, link)
 
 
 def _wall_s(attempts: Sequence[Mapping[str, Any]]) -> float:

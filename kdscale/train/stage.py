@@ -7,7 +7,6 @@ is done, it does nothing.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from kdscale import atomic, checkpoint, ranks
 from kdscale.config.schema import StageSpec
 from kdscale.errors import NonFiniteLoss, StageError
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
+from kdscale.pipeline.profiles import Profiles
 from kdscale.trackers.spool import Spool
 from kdscale.train.build import Parts, build
 from kdscale.train.device import device_of_rank, make_deterministic, settle_heap
@@ -29,7 +29,8 @@ from kdscale.train.inspect import write_first_look
 from kdscale.train.loop import HEARTBEAT_S, Loop, LoopState
 from kdscale.train.metrics import Meter
 from kdscale.train.pixels import PixelFigures
-from kdscale.train.records import attempt_record, missed, results_of
+from kdscale.train.profiling import Profiler
+from kdscale.train.records import attempt_record, demand_expected, link_last, results_of
 from kdscale.train.stop import Interrupted, Stop
 
 __all__ = ["Outcome", "run_stage"]
@@ -89,12 +90,7 @@ class _StageRun:
             write_first_look(self.folder.path, parts, self.spec.train, write=self.main)  # before an engine shards it
         if self.spec.student.weights is not None and not self.spec.train.epochs:
             check_class_order(parts, f"stages.{self.spec.name}.student")
-        loop = self._loop(parts)
-        saved = checkpoint.load(self.folder.checkpoints, self.digest, parts.engine.load)
-        if saved is not None:
-            loop.restore(saved)
-        loop.tracker = self._spool(saved)
-        self._note_start(loop.state, saved)
+        loop = self._begun(parts)
         left = self.total_steps - loop.state.step
         log.info("ready after %.1f s: %d steps to go", time.perf_counter() - begun, left)
         try:
@@ -104,6 +100,7 @@ class _StageRun:
             self._say(state="interrupted", reason=str(reason), step=loop.state.step)
             return "interrupted"
         finally:
+            self.profiler.close()
             if loop.tracker is not None:
                 loop.tracker.close()
             parts.train_loader.close()
@@ -114,6 +111,21 @@ class _StageRun:
         return "done"
 
     # ------------------------------------------------------------------ loop
+
+    def _begun(self, parts: Parts) -> Loop:
+        """The loop, where the newest checkpoint has it."""
+        loop = self._loop(parts)
+        saved = checkpoint.load(self.folder.checkpoints, self.digest, parts.engine.load)
+        if saved is not None:
+            loop.restore(saved)
+        loop.tracker = self._spool(saved)
+        self._note_start(loop.state, saved)
+        self.profiler = Profiler(
+            Profiles(self.folder.path), len(self.folder.state()["attempts"]), parts.assembled.strategy,
+            self.spec.train, self.stop, self.device, loop.checkpoint,
+        )  # fmt: skip
+        loop.after_step = self.profiler.after_step
+        return loop
 
     def _loop(self, parts: Parts) -> Loop:
         train = self.spec.train
@@ -180,6 +192,7 @@ class _StageRun:
         del metrics
         if not self.main or time.monotonic() - self._written < STATE_EVERY_S:
             return
+        self.profiler.look()
         try:
             self._say(step=state.step, epoch=self._epochs(state))
         except OSError as error:  # screens lag behind; a checkpoint can give up older ones, so that is not the end
@@ -213,6 +226,7 @@ class _StageRun:
         while True:
             try:
                 loop.run()
+                self.profiler.finish()
             except NonFiniteLoss as error:
                 tried = [*loop.state.skip]
                 if self.spec.train.on_nonfinite != "rollback" or error.step is None or len(tried) >= MOST_ROLLBACKS:
@@ -244,31 +258,19 @@ class _StageRun:
         if loop.tracker is not None:
             loop.tracker.log(loop.state.step, figures.metrics("test"))
             loop.tracker.flush()
-        self._expected(figures)
+        demand_expected(self.spec, figures)
         with parts.exported_weights(loop.state.step):  # on all ranks, each of which may hold a part of them only
             if self.main:
                 results = results_of(parts, loop.state, figures, self.definition, self.folder.state()["attempts"])
-                self._link_last()
+                link_last(self.folder.path)
                 self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
         return figures
-
-    def _expected(self, figures: Figures | PixelFigures) -> None:
-        expect = self.spec.expect
-        if expect is not None and (said := missed(expect, figures)):
-            raise StageError(f"stages.{self.spec.name}.expect: {said}")
 
     def _check_unchanged(self, parts: Parts) -> None:
         for teacher, before in zip(parts.live, parts.hashes, strict=True):
             if teacher.fingerprint() != before:
                 raise StageError(f"teacher {teacher.name} changed while it taught: its weights or buffers differ")
-
-    def _link_last(self) -> None:
-        link = self.folder.path / "student.safetensors"
-        side = link.with_suffix(".link")
-        side.unlink(missing_ok=True)
-        side.symlink_to(Path("snapshots") / "last" / "student.safetensors")
-        os.replace(side, link)
 
     # ------------------------------------------------------------------ records
 

@@ -1,4 +1,4 @@
-"""Asking a stage to stop, and all its ranks agreeing on the step at which it does."""
+"""Asking a stage to stop, or to measure its steps, and all its ranks agreeing on the step at which it does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ __all__ = ["AGREE_EVERY_STEPS", "Interrupted", "Stop", "StopAfter"]
 
 AGREE_EVERY_STEPS = 4
 """Ranks compare notes this often: a tiny all-reduce on the host, far below a step's own time."""
+
+_PROFILE, _STOP = 1, 2
+"""What a rank may want; all do what the most of them is."""
 
 
 class Interrupted(Exception):
@@ -33,6 +36,10 @@ class Stop:
         """How many it has passed."""
         self.step = 0
         """Training step, or row of a conversion, that it was at then."""
+        self.profile_asked = False
+        """Whether this rank wants the coming steps to be measured."""
+        self.profile_agreed = False
+        """Whether all ranks know that one does."""
         self._asked = False
 
     def ask(self, reason: str) -> None:
@@ -48,11 +55,13 @@ class Stop:
     def agreed(self, step: int) -> bool:
         """Whether all ranks stop after `step`; called by all ranks at the same steps."""
         self.move()
-        if ranks.world() == 1:
-            return self._asked
-        if step % AGREE_EVERY_STEPS:
-            return False
-        return bool(ranks.max_(torch.tensor(int(self._asked))).item())
+        wish = _STOP if self._asked else _PROFILE if self.profile_asked else 0
+        if ranks.world() > 1:
+            if step % AGREE_EVERY_STEPS:
+                return False
+            wish = int(ranks.max_(torch.tensor(wish)).item())
+        self.profile_agreed = wish == _PROFILE
+        return wish == _STOP
 
     def move(self) -> None:
         """Say that this rank got further, where that takes long without a boundary."""
