@@ -1,11 +1,11 @@
 """The bare loop that kdscale is measured against: DistributedDataParallel as one writes it by hand, and nothing else.
 
-    python -m benchmarks.bare FOLDER ce|kd PRECISION STEPS       with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set
+    python -m benchmarks.bare FOLDER CASE PRECISION STEPS        with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set
 
 It has the whole train set in memory, shuffled and augmented beforehand, so that a batch is a slice; it logs nothing,
 saves nothing and checks nothing. Model, precision, optimizer, schedule and batch are those of configs/quickstart.yaml:
-`ce` is its teacher, `kd` its assistant, whose teacher answers folded and channels-last. Of kdscale it has the model
-alone, whose file knows torch only.
+`ce` is its teacher, `kd` its assistant, whose teacher answers folded and channels-last. `resnet8` and `resnet20` are
+the students of benchmarks/train.yaml, without a teacher. Of kdscale it has the model alone, whose file knows torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH = 128
 LR, MOMENTUM, WEIGHT_DECAY = 0.2, 0.9, 5e-4
 EPOCHS = 100
 TEMPERATURE, WEIGHT = 4.0, 0.5
-STUDENT_DEPTH = {"ce": 20, "kd": 14}
+STUDENT_DEPTH = {"ce": 20, "kd": 14, "resnet8": 8, "resnet20": 20}
 TEACHER_DEPTH = 20
 DTYPE = {"bf16": torch.bfloat16, "fp32": None}
 

@@ -58,10 +58,10 @@ def make_case(name: str, folder: Path, more: Sequence[str] = ()) -> Case:
     prepare_folders(root, plan, retry_failed=False)
     wanted = next(stage for stage in plan.stages.values() if stage.name == MEASURED[name])
     for digest, _ in wanted.parents.values():
-        _finish(plan, plan.stages[digest], root)
-    _finish(plan, plan.stages[wanted.definition["data"]["store"]], root)
+        finish(plan, plan.stages[digest], root)
+    finish(plan, plan.stages[wanted.definition["data"]["store"]], root)
     spec = StageSpec.model_validate(wanted.definition["spec"])
-    _write_views(root, wanted, spec)
+    write_views(root, wanted, spec)
     return Case(name, root.path, wanted.digest, spec.train.precision)
 
 
@@ -72,7 +72,7 @@ def make_data(folder: Path) -> Path:
     prepare_folders(root, plan, retry_failed=False)
     for stage in plan.stages.values():
         if stage.kind == "convert":
-            _finish(plan, stage, root)
+            finish(plan, stage, root)
     for stage in plan.stages.values():
         if stage.kind != "convert":
             made = root.stage(stage.digest)
@@ -81,16 +81,16 @@ def make_data(folder: Path) -> Path:
     return root.path
 
 
-def _finish(plan: Plan, stage: PlannedStage, root: Root) -> None:
+def finish(plan: Plan, stage: PlannedStage, root: Root) -> None:
     """Run a stage and its parents in this process."""
     for digest, _ in stage.parents.values():
-        _finish(plan, plan.stages[digest], root)
+        finish(plan, plan.stages[digest], root)
     state = run_one(root, stage, Stop())
     if state != "done":
         raise RuntimeError(f"{stage.name} is {state}")
 
 
-def _write_views(root: Root, stage: PlannedStage, spec: StageSpec) -> None:
+def write_views(root: Root, stage: PlannedStage, spec: StageSpec) -> None:
     """The first epoch's batches as arrays for the bare loop: the same views in the same order."""
     folder = root.stage(stage.definition["data"]["store"])
     assert folder is not None

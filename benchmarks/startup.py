@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from benchmarks.stages import QUICKSTART, make_data
 
 GOAL_S = 12.0
 WAIT_S = 120.0
+SHOWN_IMPORTS = 8
 PHASES = {
     "parse and plan": "the sweep's folder is written",
     "workers up": "the worker is forked: everything is imported, the stage is the next to run",
@@ -89,6 +91,23 @@ def _await(look: Callable[[], Path | None], launcher: subprocess.Popen[bytes]) -
     raise TimeoutError(f"no step after {WAIT_S:.0f} s")
 
 
+def imports() -> dict[str, float]:
+    """Seconds that a worker's imports take by package, the longest first; Python's own under `python`.
+
+    What a package imports is counted there. They are timed one by one, which makes them slower than they are.
+    """
+    command = [sys.executable, "-X", "importtime", "-c", "from kdscale.jobs import warm; warm._import_everything()"]
+    said = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stderr
+    spent: dict[str, float] = {}
+    for line in said.splitlines():
+        found = re.fullmatch(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", line)
+        if found:
+            package = found[2].partition(".")[0]
+            name = "python" if package.lstrip("_") in sys.stdlib_module_names else package
+            spent[name] = spent.get(name, 0.0) + int(found[1]) / 1e6
+    return dict(sorted(spent.items(), key=lambda entry: -entry[1]))
+
+
 def run(*, quick: bool = False, rounds: int = 5) -> list[Row]:
     """Launch several times, keep the figures, return their row."""
     rounds = 2 if quick else rounds
@@ -100,7 +119,7 @@ def run(*, quick: bool = False, rounds: int = 5) -> list[Row]:
             shutil.copytree(data, root)
             ends.append(launch(root))
     rows = [row("command to first step", [end["first step"] for end in ends], "s", "<=", GOAL_S)]
-    write("startup", rows, quick=quick, launches=ends, phases_s=phases(ends), phase_ends=PHASES)
+    write("startup", rows, quick=quick, launches=ends, phases_s=phases(ends), phase_ends=PHASES, imports_s=imports())
     return rows
 
 
@@ -123,8 +142,13 @@ def main() -> None:
     chosen = parser.parse_args()
     for entry in run(quick=chosen.quick, rounds=chosen.rounds):
         print(entry.line)
-    for name, seconds in json.loads((RESULTS / "startup.json").read_text())["phases_s"].items():
+    found = json.loads((RESULTS / "startup.json").read_text())
+    for name, seconds in found["phases_s"].items():
         print(f"  {name:<16} {seconds:6.2f} s   until {PHASES[name]}")
+    whole = sum(found["imports_s"].values())
+    print(f"  of a worker's imports, {whole:.1f} s where each is timed:")
+    for name, seconds in list(found["imports_s"].items())[:SHOWN_IMPORTS]:
+        print(f"  {name:<16} {seconds:6.2f} s   {seconds / whole:.0%}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from kdscale.report.failures import failures, states
 from kdscale.report.grid import Grid, templates
 from kdscale.report.groups import Group, Layout, groups_of, layout_of
 from kdscale.report.headline import headline, provenance, savings
-from kdscale.report.profiles import profile_grids
+from kdscale.report.profiles import BARS, profile_figure, profile_grid, profiles_of
 from kdscale.report.published import published_grids
 from kdscale.report.records import SweepRecord
 from kdscale.report.tables import group_grid, main_grids, whole_grid
@@ -60,7 +60,7 @@ def _context(sweep: SweepRecord) -> dict[str, Any]:
         "chain_legend": colours.legend() if colours.axis else [],
         "curves": panels.curve_rows(sweep, colours),
         "graph": graph.draw(sweep),
-        "profiles": profile_grids(sweep),
+        **_steps(sweep),
         "savings": savings(sweep),
         "caches": [saving for saving in cache_savings(sweep) if saving.read],
         "teacher_times": teacher_times(sweep),
@@ -75,6 +75,15 @@ def _context(sweep: SweepRecord) -> dict[str, Any]:
         "count": count,
         "percent": percent,
         "millis": millis,
+    }
+
+
+def _steps(sweep: SweepRecord) -> dict[str, Any]:
+    profiles = profiles_of(sweep)
+    return {
+        "profiles": profile_grid(profiles) if profiles else None,
+        "steps": profile_figure(profiles) if profiles else "",
+        "step_legend": list(enumerate(BARS)),
     }
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from kdscale import atomic
 from kdscale.report.grid import Cell, Column, Grid
 from kdscale.report.records import SweepRecord
+from kdscale.report.svg import STYLE, inline, series
 from kdscale.report.wording import DASH, millis, percent, plural
 
-__all__ = ["PHASES", "Profile", "profile_grid", "profile_grids", "profile_of"]
+__all__ = ["BARS", "PHASES", "Profile", "profile_figure", "profile_grid", "profile_of", "profiles_of"]
 
 PHASES = {
     "data": "data wait",
@@ -37,7 +38,14 @@ _EXPLAINED = {
     "tracking": "adding up losses, and at its rate the line of metrics",
     "checkpoint": "at its rate",
 }
+BARS = {
+    "data wait": ("data",), "teacher": ("teacher",), "student forward": ("student",), "losses": ("losses",),
+    "backward": ("backward",), "all-reduce": ("all_reduce",), "optimizer": ("optimizer",),
+    "the rest": ("tracking", "checkpoint", "other"),
+}  # fmt: skip
+"""What the parts of a bar are called, and the phases of each."""
 MOST_STAGES = 6
+WIDTH = 760
 _NAME = re.compile(r"attempt(\d+)-rank(\d+)\.json")
 
 
@@ -94,15 +102,11 @@ def profile_of(stage_folder: Path, name: str) -> Profile | None:
     return Profile(name, ranks, traces) if ranks else None
 
 
-def profile_grids(sweep: SweepRecord) -> list[Grid]:
-    """The table of a sweep's profiled stages, the longest steps first; none where nobody asked for one."""
+def profiles_of(sweep: SweepRecord) -> list[Profile]:
+    """Of a sweep's stages the longest steps first; none where nobody asked for one."""
     folders = [(stage.folder, sweep.name_of(stage)) for stage in sweep.trained if stage.folder is not None]
     found = [profile for folder, name in folders if (profile := profile_of(folder, name)) is not None]
-    if not found:
-        return []
-    grid = profile_grid(sorted(found, key=lambda profile: -profile.step_s)[:MOST_STAGES])
-    more = [f"{len(found) - MOST_STAGES} more stages have one."] if len(found) > MOST_STAGES else []
-    return [Grid(grid.title, grid.columns, grid.rows, [*grid.remarks, *more])]
+    return sorted(found, key=lambda profile: -profile.step_s)[:MOST_STAGES]
 
 
 def profile_grid(profiles: Sequence[Profile]) -> Grid:
@@ -118,7 +122,30 @@ def profile_grid(profiles: Sequence[Profile]) -> Grid:
     beside = [Cell(f"{percent(one.overhead, 1)} %") for one in profiles]
     rows.append([Cell("no mathematics", title="data wait, metrics, checkpoint and everything else"), *beside])
     traces = [f"Trace (ui.perfetto.dev): {path}" for one in profiles for path in one.traces[:1]]
-    return Grid("Where a step's time goes", columns, rows, [*(one.said for one in profiles), *traces])
+    return Grid("Where a step's time goes, and its share", columns, rows, [*(one.said for one in profiles), *traces])
+
+
+def profile_figure(profiles: Sequence[Profile]) -> str:
+    """A bar for each stage, of the milliseconds of its step."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH / 72, (60 + 34 * len(profiles)) / 72), layout="constrained")
+        axes = figure.subplots()
+        titles = {}
+        for row, one in enumerate(reversed(profiles)):
+            left = 0.0
+            for index, (word, phases) in enumerate(BARS.items()):
+                width = 1000 * sum(seconds[0] for phase in phases if (seconds := one.seconds(phase)))
+                [bar] = axes.barh(row, width, left=left, height=0.6, color=series(index))
+                bar.set_gid(f"step-{row}-{index}")
+                titles[f"step-{row}-{index}"] = f"{one.stage}: {word} {millis(width)}"
+                left += width
+        axes.set_yticks(range(len(profiles)), [one.stage for one in reversed(profiles)])
+        axes.set_xlabel("milliseconds of a step")
+        axes.grid(visible=False, axis="y")
+        return inline(figure, "steps", "what the time of a step is spent on", titles)
 
 
 def _cell(profile: Profile, phase: str) -> Cell:

@@ -26,7 +26,7 @@ from kdscale.report.cells import (
 from kdscale.report.failures import failures, states
 from kdscale.report.grid import Cell, Column, Grid, Screen
 from kdscale.report.groups import BASELINE, Group, Layout, against, baseline_of, groups_of, layout_of
-from kdscale.report.profiles import profile_grids
+from kdscale.report.profiles import profile_grid, profiles_of
 from kdscale.report.published import published_grids
 from kdscale.report.records import StageRecord, SweepRecord, axis_value
 from kdscale.report.wording import DASH, count, delta, duration, millis, percent, plural, short_duration
@@ -49,7 +49,9 @@ def summary(sweep_folder: Path) -> RenderableType:
     for failure in failures(sweep):
         parts.append(Text.assemble((f" {failure.status:<8} ", "red"), failure.cause))
         parts.append(Text(f"          {failure.whom}", style="dim"))
-    for grid in (*main_grids(sweep), *published_grids(sweep), *profile_grids(sweep)):
+    profiles = profiles_of(sweep)
+    steps = [profile_grid(profiles)] if profiles else []
+    for grid in (*main_grids(sweep), *published_grids(sweep), *steps):
         parts += [Text(""), Screen(grid)]
     saved = said_in_short(sweep)
     return Stack(*parts, *([Text(saved)] if saved else []))

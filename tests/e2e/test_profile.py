@@ -13,7 +13,7 @@ import pytest
 from kdscale.jobs.local import LocalRun
 from kdscale.pipeline.profiles import Profiles
 from kdscale.report.grid import render
-from kdscale.report.profiles import PHASES, profile_grid, profile_of
+from kdscale.report.profiles import BARS, PHASES, profile_figure, profile_grid, profile_of
 from tests.e2e.conftest import Make, Sandbox
 
 ONCE = {"data", "teacher", "student", "losses", "backward", "optimizer", "tracking", "checkpoint", "other"}
@@ -107,3 +107,5 @@ def test_what_rests_is_refused_and_what_is_drawn_names_every_phase(sandbox: Make
     shown = render(profile_grid([profile]), "md")
     assert all(word in shown for phase, word in PHASES.items() if phase != "all_reduce")
     assert "no mathematics" in shown
+    drawn = profile_figure([profile])
+    assert all(f"student: {word}" in drawn for word in BARS if word != "all-reduce")
