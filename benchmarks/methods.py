@@ -108,9 +108,9 @@ READING = (
     "labels alone and soft targets, from one teacher, on equal splits, views and initial weights.",
     "",
     "What it does not: whether a method is better. Weights come from CIFAR-100, 100 classes, 240 epochs, and none is",
-    "tuned here; training is short; networks are of one family. Methods with stages before (ab, fitnet_two_stage, fsp,",
-    "ft, pad) train longer in all. Few seeds leave wide intervals, and of many comparisons at 95 % one in twenty lies",
-    "outside by chance.",
+    "tuned here beyond what heads of configs/methods say (at_grad, mlkd); training is short; networks are of one family.",
+    "Methods with stages before (ab, fitnet_two_stage, fsp, ft, pad, prime_aware) train longer in all. Few seeds leave",
+    "wide intervals, and of many comparisons at 95 % one in twenty lies outside by chance.",
 )
 
 
