@@ -135,7 +135,8 @@ class Evaluator:
     def _taught(self, index: int, batch: Batch) -> dict[str, Tensor]:
         if index == len(self._answers):
             answers = ask(self._teachers, batch)
-            self._answers.append({name: answer.logits.float().cpu() for name, answer in answers.items()})
+            # kept for later epochs: with its graph, which at_grad's teacher has, a batch would keep all of its maps
+            self._answers.append({name: answer.logits.detach().float().cpu() for name, answer in answers.items()})
         return {name: logits.to(self._device) for name, logits in self._answers[index].items()}
 
 

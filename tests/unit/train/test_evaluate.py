@@ -69,6 +69,22 @@ def expected_ece(probabilities: np.ndarray) -> float:
     return total
 
 
+class Differentiable(Oracle):
+    """Answers with a graph to its pixels, as a teacher does whose gradients a term compares."""
+
+    def __call__(self, batch: Batch) -> Outputs:
+        with torch.enable_grad():
+            return Outputs(super().__call__(batch).logits.clone().requires_grad_() * 1.0)
+
+
+def test_what_is_kept_of_teachers_answers_holds_no_graph() -> None:
+    evaluator = Evaluator(Split(), [Differentiable("big", torch.from_numpy(TAUGHT["big"]))], CLASSES, CPU, ROWS)
+    evaluator(LooksUp(LOGITS))
+
+    assert evaluator._answers
+    assert not any(logits.requires_grad for kept in evaluator._answers for logits in kept.values())
+
+
 def test_accuracy_and_calibration() -> None:
     found = figures()
     q = np.exp(log_softmax(LOGITS.astype(np.float64), axis=1))
