@@ -59,11 +59,9 @@ def main(runs: str, digest: str, steps: str) -> None:
     with held(folder, attempt_record(run.definition, run.spec, run.device)) as run.claim:
         make_deterministic(run.spec, run.device)
         parts = build(run.definition, root, run.device)
-        loop = run._loop(parts)
+        loop = run._begun(parts)
         loop.validate = None
         loop.loader = Source(loop.loader, turns)
-        loop.tracker = run._spool(None)
-        run._note_start(loop.state, None)
         write_first_look(folder.path, parts, run.spec.train, write=run.main)
         run._train(parts, loop)
 

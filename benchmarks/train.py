@@ -5,7 +5,7 @@
 ResNet-56 teaches ResNet-8, then ResNet-20; 32 pixels, batch 64 a process, crop and flip, real Fashion-MNIST:
 
     plain         the usual way, written out (benchmarks/usual.py): PIL images, a DataLoader, fp32, a live teacher
-    torchdistill  the same by torchdistill's own API
+    torchdistill  the same by torchdistill's own API (pip install --no-deps torchdistill)
     online        kdscale, the teacher live
     cached        kdscale, the teacher's answers from its cache, filled beforehand
     limit         the student alone, bf16, batches lying ready in memory (benchmarks/bare.py): no teacher, no loader

@@ -4,7 +4,8 @@
 
 Pictures are PIL images, transformed by torchvision, loaded by two worker processes of a DataLoader; the teacher answers
 live; all is fp32, on all cores by threads; the plain loop looks at its loss at every step, as tutorials do. Networks,
-hyper-parameters and pictures are those of benchmarks/train.yaml. Of kdscale it has the model alone.
+hyper-parameters and pictures are those of benchmarks/train.yaml. Of kdscale it has the model, and what lets torchvision
+load beside a torch without CUDA.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torchvision import transforms
 
 from benchmarks.bare import LR, MOMENTUM, WEIGHT_DECAY, soft_target_loss
 from benchmarks.turns import Turns, forget_peak
 from kdscale.models.resnet_cifar import ResNetCifar
+from kdscale.nn.foreign import _let_torchvision_load
 
 BATCH = 64
 LOADER_WORKERS = 2
@@ -41,6 +42,9 @@ class Pictures(Dataset[tuple[Any, int]]):
     def __init__(self, folder: Path) -> None:
         self.images, self.labels = np.load(folder / "originals.npy"), np.load(folder / "original_labels.npy")
         mean, std = np.load(folder / "pixels.npy").tolist()
+        _let_torchvision_load()  # its wheel wants a CUDA build of torch
+        from torchvision import transforms
+
         self.transform = transforms.Compose(
             [
                 transforms.Pad(2),
