@@ -64,7 +64,8 @@ def config(tmp_path: Path) -> Path:
 def run(config: Path, runs: Path) -> dict[str, str]:
     """Run as the command does; returns the hash of the last weights by digest."""
     asked = options(config, runs)
-    asked.dry_run, asked.retry_failed, asked.detach, asked.yes = False, False, False, True
+    asked.dry_run = asked.retry_failed = asked.profile = asked.detach = False
+    asked.yes = True
     assert run_command(asked, [str(config)]) == 0
     return {folder.digest: folder.state()["weights"].get("last", "") for folder in Root(runs).stages()}
 
