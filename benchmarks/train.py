@@ -10,14 +10,13 @@ ResNet-56 teaches ResNet-8, then ResNet-20; 32 pixels, batch 64 a process, crop 
     cached        kdscale, the teacher's answers from its cache, filled beforehand
     limit         the student alone, bf16, batches lying ready in memory (benchmarks/bare.py): no teacher, no loader
 
-The first two are one process on all cores, as they come; the others a process of one thread a core. Each turn is a few
+The first two are one process on all cores, as they come; the others two processes of one thread. Each turn is a few
 seconds of one side; a round is a turn of each, and its ratios are of rates in that round.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import REPOSITORY, Row, row, write
-from benchmarks.stages import finish, write_views
+from benchmarks.stages import WORLD, finish, write_views
 from benchmarks.turns import Workers
 from kdscale import plugins
 from kdscale.config.load import load
@@ -82,7 +81,6 @@ def sides(depth: int, folder: Path, steps: Mapping[str, int]) -> dict[str, Calla
     write_views(root, online, spec)
     bare = root.path / "bare"
     write_originals(spec.data, bare)
-    world = len(os.sched_getaffinity(0))
 
     def usual(way: str) -> Callable[[], Workers]:
         command = ["benchmarks.usual", str(bare), str(depth), way, str(steps["usual"])]
@@ -90,12 +88,12 @@ def sides(depth: int, folder: Path, steps: Mapping[str, int]) -> dict[str, Calla
 
     def ours(name: str, turn: str) -> Callable[[], Workers]:
         command = ["benchmarks.ours", str(root.path), stages[name].digest, str(steps[turn])]
-        return lambda: Workers(command, world)
+        return lambda: Workers(command, WORLD)
 
     alone = ["benchmarks.bare", str(bare), f"resnet{depth}", spec.train.precision, str(steps["alone"])]
     return {
         "plain": usual("plain"), "torchdistill": usual("torchdistill"), "online": ours("online", "online"),
-        "cached": ours("cached", "alone"), "limit": lambda: Workers(alone, world),
+        "cached": ours("cached", "alone"), "limit": lambda: Workers(alone, WORLD),
     }  # fmt: skip
 
 

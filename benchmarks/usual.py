@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from benchmarks.bare import LR, MOMENTUM, WEIGHT_DECAY, soft_target_loss
+from benchmarks.bare import LR, MOMENTUM, TEMPERATURE, WEIGHT_DECAY, soft_target_loss
 from benchmarks.turns import Turns, forget_peak
 from kdscale.models.resnet_cifar import ResNetCifar
 from kdscale.nn.foreign import _let_torchvision_load
@@ -31,7 +31,6 @@ from kdscale.nn.foreign import _let_torchvision_load
 BATCH = 64
 LOADER_WORKERS = 2
 TEACHER_DEPTH = 56
-TEMPERATURE = 4.0
 CE_WEIGHT, KD_WEIGHT = 0.1, 0.9
 _ANSWER = {"path": ".", "io": "output"}
 
