@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,17 @@ from kdscale.jobs.local import LocalRun
 from kdscale.pipeline.profiles import Profiles
 from kdscale.report.grid import render
 from kdscale.report.profiles import BARS, PHASES, profile_figure, profile_grid, profile_of
+from kdscale.train.stage import STATE_EVERY_S
 from tests.e2e.conftest import Make, Sandbox
 
 ONCE = {"data", "teacher", "student", "losses", "backward", "optimizer", "tracking", "checkpoint", "other"}
 
 
 class AskAt:
-    """Asks for a profile of the student when it has come to a step."""
+    """Asks for a profile of the student when it has come to a step.
+
+    The stage is held meanwhile until it is time for it to look, so that however fast a machine is it looks in time.
+    """
 
     def __init__(self, step: int) -> None:
         self.step, self.asked = step, False
@@ -28,7 +35,11 @@ class AskAt:
     def __call__(self, local: LocalRun, box: Sandbox) -> None:
         if not self.asked and local.workers().get("student") and box.last_step("student") >= self.step:
             self.asked = True
+            (worker,) = local.workers()["student"]
+            os.kill(worker, signal.SIGSTOP)
             Profiles(box.folder("student").path).ask(4)
+            time.sleep(STATE_EVERY_S)
+            os.kill(worker, signal.SIGCONT)
 
 
 def measured(box: Sandbox, name: str = "student") -> list[dict[str, Any]]:
