@@ -25,6 +25,7 @@ from torch.linalg import vector_norm
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
 from kdscale.nn.measures import Measures
+from kdscale.nn.precision import at_least_fp32, autocast_as
 from kdscale.nn.sides import MapShape, map_sides, paired_shapes, total
 from kdscale.nn.sync_bn import needs_two_values
 
@@ -58,6 +59,7 @@ class ActivationBoundaries(Loss, Measures):
         )
 
     config: Config
+    revision = 2
     figures = ("signs",)
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
@@ -81,10 +83,10 @@ class ActivationBoundaries(Loss, Measures):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the weighted sum over layers of each sample. Raises: ShapeError."""
         sides = map_sides("ab", student, teacher)
-        with torch.autocast(student.logits.device.type, enabled=False):
+        with autocast_as(student.features[0]):
             pairs = [(self._connected(connect, s), t) for connect, (s, t) in zip(self.connectors, sides, strict=True)]
-            layers = [boundary_distance(s, t, self.config.margin) for s, t in pairs]
-            self.measured = {"signs": torch.stack([agreement(s.detach(), t) for s, t in pairs]).mean()}
+        layers = [boundary_distance(s, t, self.config.margin) for s, t in pairs]
+        self.measured = {"signs": torch.stack([agreement(s.detach(), t) for s, t in pairs]).mean()}
         if self.config.reduction == "mean":
             return total([layer / math.prod(t.shape[1:]) for layer, (_, t) in zip(layers, sides, strict=True)])
         last = len(layers) - 1
@@ -92,8 +94,7 @@ class ActivationBoundaries(Loss, Measures):
 
     def _connected(self, connect: nn.Module, student: Tensor) -> Tensor:
         needs_two_values("ab", student, connect)
-        connected: Tensor = connect(student)
-        return connected
+        return at_least_fp32(connect(student))
 
 
 def agreement(student: Float[Tensor, "B *rest"], teacher: Float[Tensor, "B *rest"]) -> Float[Tensor, ""]:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from kdscale.api import IGNORED, Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.pairwise import gram, inner_products, unit_rows
+from kdscale.nn.precision import at_least_fp32, autocast_as
 from kdscale.nn.sides import map_sides, paired_shapes, total
 from kdscale.nn.sync_bn import needs_two_values
 
@@ -64,6 +65,7 @@ class KnowledgeAdaptation(Loss):
             return self
 
     config: Config
+    revision = 2
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features", "labels"})
     dense: ClassVar[bool] = True
 
@@ -82,24 +84,29 @@ class KnowledgeAdaptation(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's weighted parts, added up. Raises: ShapeError."""
         sides = map_sides("adaptation", student, teacher)
-        with torch.autocast(student.logits.device.type, enabled=False):
-            values = [value for index, pair in enumerate(sides) for value in self._parts(index, *pair, batch)]
-        return total(values)
+        precision = autocast_as(student.features[0])
+        return total([value for i, pair in enumerate(sides) for value in self._parts(i, *pair, batch, precision)])
 
-    def _parts(self, index: int, own: Tensor, theirs: Tensor, batch: Batch) -> Iterator[Tensor]:
+    def _parts(
+        self, index: int, own: Tensor, theirs: Tensor, batch: Batch, precision: torch.autocast
+    ) -> Iterator[Tensor]:
         """Each sample's differences of codes and affinities, and its auto-encoder's loss, as far as asked for."""
         config, translator = self.config, self.translators[index]
         assert isinstance(translator, Translator)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and config.reconstruction > 0):
-            code = translator.encoder(theirs)
+        with precision, torch.set_grad_enabled(torch.is_grad_enabled() and config.reconstruction > 0):
+            code = at_least_fp32(translator.encoder(theirs))
         if config.reconstruction:
-            yield config.reconstruction * reconstruction(theirs, translator.decoder(code), code, config.sparsity)
+            with precision:
+                restored = at_least_fp32(translator.decoder(code))
+            yield config.reconstruction * reconstruction(theirs, restored, code, config.sparsity)
         if config.distance == "none":
             return
         code = code.detach()  # the translator learns from its own loss alone
         needs_two_values("adaptation", own, self.adapters[index])
         seen = _seen(batch, code)
-        adapted, compared = (_resized(part[index](own), code) for part in (self.adapters, self.affinity_adapters))
+        with precision:
+            answers = [at_least_fp32(part[index](own)) for part in (self.adapters, self.affinity_adapters)]
+        adapted, compared = (_resized(answer, code) for answer in answers)
         yield config.adapt * adaptation(adapted * seen, code * seen)
         kind = location_affinity if config.affinity == "location" else channel_affinity
         yield config.affinity_weight * kind(compared * seen, code * seen, seen.flatten(1).sum(dim=1).clamp(min=1))

@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.errors import ShapeError
+from kdscale.nn.precision import at_least_fp32, autocast_as
 from kdscale.nn.sides import MapShape, map_sides, paired_shapes, total
 from kdscale.nn.squares import mean_squares, sum_squares
 from kdscale.nn.sync_bn import needs_two_values
@@ -52,6 +52,7 @@ class Hints(Loss):
         reduction: Literal["mean", "paper"] = Field("mean", description="over elements: the mean, or half the sum")
 
     config: Config
+    revision = 2
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
@@ -66,12 +67,16 @@ class Hints(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's squared distances, summed over layers. Raises: ShapeError."""
         sides = map_sides("fitnet", student, teacher)
-        with torch.autocast(student.features[0].device.type, enabled=False):
-            layers = [
-                hint_squares(regressor(ours), theirs, self.config.reduction)
-                for regressor, (ours, theirs) in zip(self.regressors, sides, strict=True)
+        with autocast_as(student.features[0]):
+            regressed = [
+                at_least_fp32(regressor(own)) for regressor, (own, _) in zip(self.regressors, sides, strict=True)
             ]
-        return total(layers)
+        return total(
+            [
+                hint_squares(own, theirs, self.config.reduction)
+                for own, (_, theirs) in zip(regressed, sides, strict=True)
+            ]
+        )
 
 
 def hint_squares(

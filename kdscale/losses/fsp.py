@@ -23,6 +23,7 @@ from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.draws import hash64, seed_of
 from kdscale.errors import ShapeError
 from kdscale.nn.pairwise import inner_products
+from kdscale.nn.precision import at_least_fp32, autocast_as
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
 from kdscale.nn.squares import mean_squares, sum_squares
 
@@ -53,6 +54,7 @@ class FlowBetweenLayers(Loss):
         shuffle: int | None = Field(None, description="seed of an order of the teacher's channels; null: as they are")
 
     config: Config
+    revision = 2
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
@@ -74,17 +76,18 @@ class FlowBetweenLayers(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's distance, summed over pairs of taps. Raises: ShapeError."""
         sides = map_sides("fsp", student, teacher)
-        with torch.autocast(student.logits.device.type, enabled=False):
-            ours = [adapter(own) for adapter, (own, _) in zip(self.adapters, sides, strict=True)]
-            flows, wanted = (
-                [flow(first, second, self.config.pool) for first, second in pairwise(maps)]
-                for maps in (ours, [other for _, other in sides])
-            )
-            layers = [
+        with autocast_as(student.features[0]):
+            ours = [at_least_fp32(adapter(own)) for adapter, (own, _) in zip(self.adapters, sides, strict=True)]
+        flows, wanted = (
+            [flow(first, second, self.config.pool) for first, second in pairwise(maps)]
+            for maps in (ours, [other for _, other in sides])
+        )
+        return total(
+            [
                 flow_distance(own, other, self.config.reduction)
                 for own, other in zip(flows, self._shuffled(wanted), strict=True)
             ]
-        return total(layers)
+        )
 
     def _shuffled(self, flows: list[Tensor]) -> list[Tensor]:
         """The teacher's matrices: a tap's channels stand in one order in both matrices that it is part of."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.pairwise import unit_rows
+from kdscale.nn.precision import at_least_fp32, autocast_as
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
 from kdscale.nn.squares import mean_squares
 from kdscale.nn.sync_bn import needs_two_values
@@ -61,6 +62,7 @@ class FactorTransfer(Loss):
             return self
 
     config: Config
+    revision = 2
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
@@ -76,16 +78,18 @@ class FactorTransfer(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's distance plus its weighted error of reconstruction. Raises: ShapeError."""
         sides = map_sides("ft", student, teacher)
-        with torch.autocast(student.logits.device.type, enabled=False):
-            values = [value for index, pair in enumerate(sides) for value in self._parts(index, *pair)]
-        return total(values)
+        precision = autocast_as(student.features[0])
+        return total([value for index, pair in enumerate(sides) for value in self._parts(index, *pair, precision)])
 
-    def _parts(self, index: int, own: Tensor, theirs: Tensor) -> Iterator[Tensor]:
+    def _parts(self, index: int, own: Tensor, theirs: Tensor, precision: torch.autocast) -> Iterator[Tensor]:
         """Each sample's distance of factors, and its error of reconstruction, as far as they are asked for."""
-        factor, restored = self._paraphrased(index, theirs)
+        with precision:
+            factor, restored = self._paraphrased(index, theirs)
         if self.config.distance != "none":
             needs_two_values("ft", own, self.translators[index])
-            yield factor_distance(self.translators[index](own), factor, self.config.distance)
+            with precision:
+                translated = at_least_fp32(self.translators[index](own))
+            yield factor_distance(translated, factor, self.config.distance)
         if restored is not None:
             mse = self.config.reconstruct == "mse"
             error = mean_squares(restored, theirs) if mse else (restored - theirs).abs().flatten(1).mean(dim=1)
@@ -97,9 +101,9 @@ class FactorTransfer(Loss):
         assert isinstance(paraphraser, Paraphraser)
         if self.config.reconstruction:
             factor, restored = paraphraser(theirs)
-            return factor.detach(), restored
+            return at_least_fp32(factor.detach()), at_least_fp32(restored)
         with torch.no_grad():
-            return paraphraser.encoder(theirs), None
+            return at_least_fp32(paraphraser.encoder(theirs)), None
 
 
 class Paraphraser(nn.Module):

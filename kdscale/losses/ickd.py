@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdscale import ranks
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
 from kdscale.nn.pairwise import gram, unit_rows
+from kdscale.nn.precision import at_least_fp32, autocast_as
 from kdscale.nn.sides import map_sides, paired_shapes, total
 from kdscale.nn.squares import sum_squares
 from kdscale.nn.sync_bn import needs_two_values
@@ -47,6 +47,7 @@ class InterChannel(Loss):
         reduction: Literal["cifar", "paper", "imagenet"] = "cifar"
 
     config: Config
+    revision = 2
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
@@ -61,8 +62,8 @@ class InterChannel(Loss):
         values = []
         for (own, taught), embed in zip(map_sides("ickd", student, teacher), self.embed, strict=True):
             needs_two_values("ickd", own, embed)
-            with torch.autocast(own.device.type, enabled=False):
-                embedded = embed(own)
+            with autocast_as(student.features[0]):
+                embedded = at_least_fp32(embed(own))
             value = channel_gap(embedded, taught)
             values.append(value / taught.shape[1] if self.config.reduction == "paper" else value)
         summed = total(values)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.precision import at_least_fp32, autocast_as
 from kdscale.nn.sides import map_sides, paired_shapes, total
 from kdscale.nn.sync_bn import needs_two_values
 
@@ -47,6 +48,7 @@ class KnowledgeReview(Loss):
         pool_sizes: tuple[int, ...] = Field((4, 2, 1), description="sizes that a level is compared at besides its own")
 
     config: Config
+    revision = 2
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
     def __init__(self, config: Config, shapes: Shapes) -> None:
@@ -60,10 +62,9 @@ class KnowledgeReview(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return the sum over levels of each sample. Raises: ShapeError."""
         own, theirs = zip(*map_sides("reviewkd", student, teacher), strict=True)
-        with torch.autocast(student.logits.device.type, enabled=False):
-            fused = self.fuse(own, [t.shape[2:] for t in theirs])
-            values = [context_distance(s, t, self.config.pool_sizes) for s, t in zip(fused, theirs, strict=True)]
-        return total(values)
+        with autocast_as(student.features[0]):
+            fused = [at_least_fp32(level) for level in self.fuse(own, [t.shape[2:] for t in theirs])]
+        return total([context_distance(s, t, self.config.pool_sizes) for s, t in zip(fused, theirs, strict=True)])
 
     def fuse(self, features: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """Give every level, shallow to deep, what it and the deeper ones hold: the teacher's channels and sizes."""

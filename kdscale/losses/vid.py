@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig, Shapes
+from kdscale.nn.precision import at_least_fp32, autocast_as
 from kdscale.nn.sides import map_sides, paired_shapes, pooled_alike, total
 from kdscale.nn.squares import squares_of_channels
 
@@ -54,7 +55,7 @@ class VariationalInformation(Loss):
             return self
 
     config: Config
-    revision = 2
+    revision = 3
     undecayed = ("raw_variances",)
     needs: ClassVar[frozenset[Literal["logits", "features", "labels"]]] = frozenset({"features"})
 
@@ -72,8 +73,8 @@ class VariationalInformation(Loss):
         pairs = map_sides("vid", student, teacher)
         for (own, taught), regress, raw in zip(pairs, self.regressors, self.raw_variances, strict=True):
             own, taught = pooled_alike(own, taught)
-            with torch.autocast(own.device.type, enabled=False):
-                mean = regress(own)
+            with autocast_as(student.features[0]):
+                mean = at_least_fp32(regress(own))
             values.append(gaussian_nll(mean, taught, softplus(raw) + self.config.eps))
         return total(values)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["AUTOCAST", "at_least_fp32", "autocast_of"]
+__all__ = ["AUTOCAST", "at_least_fp32", "autocast_as", "autocast_of"]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -25,3 +25,12 @@ def autocast_of(precision: str, device: torch.device) -> torch.autocast:
     """The precision that a config names, as a context for networks; fp32 leaves everything as it is."""
     dtype = AUTOCAST.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def autocast_as(answer: Tensor) -> torch.autocast:
+    """The precision in which a stage runs its networks, as one of them answered, for the networks that a loss has.
+
+    A regressor over maps costs what a layer of the student does, so it runs as one; what it answers is widened before
+    it is compared. fp16 is not entered: its range is the student's business, which is scaled for it.
+    """
+    return torch.autocast(answer.device.type, dtype=torch.bfloat16, enabled=answer.dtype == torch.bfloat16)

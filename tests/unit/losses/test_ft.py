@@ -117,11 +117,13 @@ def test_the_translator_has_batch_norm_on_request_only() -> None:
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_in_float32(half: torch.dtype) -> None:
+    """But that its own network answers in bf16, where the student does."""
     student, teacher = (100 * draw(0, *STUDENT)).to(half), (100 * draw(1, *TEACHER)).to(half)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = value(loss(), student, teacher)
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got, value(loss(), student.float(), teacher.float()))
+    close = {"rtol": 0.02, "atol": 0.0} if half == torch.bfloat16 else {}
+    torch.testing.assert_close(got, value(loss(), student.float(), teacher.float()), **close)
 
 
 def test_unpaired_taps_are_refused() -> None:

@@ -104,13 +104,15 @@ def test_constant_features_stay_finite(fill: float) -> None:
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_in_float32(half: torch.dtype) -> None:
+    """But that its own network answers in bf16, where the student does."""
     student, teacher = ([f.detach().to(half) for f in answers(s, x).features] for s, x in ((0, STUDENT), (9, TEACHER)))
     nothing = torch.zeros(5, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = loss()(Outputs(nothing, student), Outputs(nothing, teacher), BATCH)
     wide = [Outputs(nothing, [f.float() for f in features]) for features in (student, teacher)]
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got, loss()(*wide, BATCH))
+    close = {"rtol": 0.02, "atol": 0.0} if half == torch.bfloat16 else {}
+    torch.testing.assert_close(got, loss()(*wide, BATCH), **close)
 
 
 def test_unpaired_taps_are_refused() -> None:
