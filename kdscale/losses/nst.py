@@ -90,7 +90,7 @@ class _SquaredDiscrepancy(Function):
         by_own.diagonal(dim1=1, dim2=2).sub_(along)
         by_own.mul_(scale[:, None])
         by_cross.mul_(other_scale[:, None])
-        gradient = torch.baddbmm(teacher.mT @ by_cross.mT, student.mT, by_own.mT)
+        gradient = (teacher.mT @ by_cross.mT).baddbmm_(student.mT, by_own.mT)  # in place: no second map
         return gradient.mT, None
 
 
