@@ -199,6 +199,15 @@ class ResourcesConfig(Model):
     time_min: PositiveInt = outside(60)
     time_floor_min: PositiveInt | None = outside(None)
     partition: str | None = outside(None)
+    pack: PositiveInt = outside(
+        1, description="stages that share one job, side by side: each has its own cores and memory, and all its GPUs"
+    )
+
+    @model_validator(mode="after")
+    def _packs_lie_on_one_node(self) -> ResourcesConfig:
+        if self.pack > 1 and self.nodes > 1:
+            raise ValueError(f"pack: {self.pack} stages share a job on one node, and nodes is {self.nodes}")
+        return self
 
 
 class TrackingConfig(Model):

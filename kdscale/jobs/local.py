@@ -52,14 +52,22 @@ class LocalRun:
         say: prints one line.
         parallel: stages at once, each with its share of the cores; by default as many as there are cores for.
         warm: the parent of workers.
+        threads: of each process; by default what its share of the cores is.
     """
 
     def __init__(
-        self, root: Root, plan: Plan, say: Callable[[str], None], *, parallel: int | None, warm: WarmParent
+        self,
+        root: Root,
+        plan: Plan,
+        say: Callable[[str], None],
+        *,
+        parallel: int | None,
+        warm: WarmParent,
+        threads: int | None = None,
     ) -> None:
         self._root, self._plan, self._say, self._warm = root, plan, say, warm
         self._cores = len(os.sched_getaffinity(0))
-        self._parallel = parallel
+        self._parallel, self._threads = parallel, threads
         self._running: dict[str, _Running] = {}
         self._waiting = {stage.digest: stage for stage in plan.todo}
         self._first = plan.measured_first
@@ -164,7 +172,7 @@ class LocalRun:
             environment = {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
-                "OMP_NUM_THREADS": str(threads_of(world, self._parallel)),
+                "OMP_NUM_THREADS": str(self._threads or threads_of(world, self._parallel)),
                 "KDSCALE_ATTEMPT": str(attempt), "KDSCALE_REUSE": os.pathsep.join(map(str, self._root.reuse)),
             }  # fmt: skip
             log = folder.logs / f"attempt{attempt}-rank{rank}.log"

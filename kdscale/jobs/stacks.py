@@ -19,7 +19,7 @@ from kdscale.jobs.slurm.queue import QueuedJob, queued_jobs, signal_job
 from kdscale.pipeline.artifacts import StageFolder
 from kdscale.pipeline.claims import PROC, this
 
-__all__ = ["stacks"]
+__all__ = ["ask_process", "stacks"]
 
 HERE_WITHIN_S = 5.0
 CLUSTER_WITHIN_S = 20.0
@@ -95,7 +95,7 @@ def _ask_here(folder: StageFolder, holder: Mapping[str, Any]) -> int:
     if not _is_here(holder):
         command = f"python launch/logs.py {folder.digest12} --stacks"
         raise StageError(f"{folder.path.name} runs on {holder['host']}, not here; there type: {command}")
-    asked = [pid for pid in _pids(folder, holder) if _ask(pid)]
+    asked = [pid for pid in _pids(folder, holder) if ask_process(pid)]
     if not asked:
         raise StageError(f"no process of {folder.path.name} listens to SIGUSR1 yet: it is still starting; try again")
     return len(asked)
@@ -107,7 +107,7 @@ def _pids(folder: StageFolder, holder: Mapping[str, Any]) -> list[int]:
     return list(attempts[-1].get("pids") or [holder["pid"]]) if attempts else [int(holder["pid"])]
 
 
-def _ask(pid: int) -> bool:
+def ask_process(pid: int) -> bool:
     """Send SIGUSR1 to a process that waits for it; any other would be killed by it."""
     try:
         status = (PROC / str(pid) / "status").read_text()

@@ -15,13 +15,14 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from kdscale import atomic
 from kdscale.errors import SubmissionError
 from kdscale.jobs.causes import causes_of
 from kdscale.jobs.prepare import note_state
 from kdscale.jobs.retries import WAITS_S, Verdict, excluded_nodes, judge
-from kdscale.jobs.slurm.notes import stage_of
+from kdscale.jobs.slurm.notes import stages_of
 from kdscale.jobs.slurm.place import job_id, meeting_file
 from kdscale.jobs.slurm.queue import put_off, requeue
 from kdscale.jobs.stage_job import CANCELLED, INTERRUPTED
@@ -29,35 +30,50 @@ from kdscale.pipeline.artifacts import Root, StageFolder
 
 __all__ = ["conclude"]
 
+REST = frozenset({"done", "failed", "paused"})
+"""States of stages that have been judged, by the process that starts those of a pack."""
 LAST_WORDS = 4096
 """Bytes of a job's output, where slurmstepd writes what it saw."""
 
 
 def conclude(root: Root, job: str, code: int) -> int:
-    """Judge a stage whose ranks have ended; returns the job's exit code, 0 where it runs again."""
-    folder = stage_of(root, job)
-    if folder is None or code in (INTERRUPTED, CANCELLED) or folder.state()["state"] == "done":
+    """Judge the stages of a job whose processes have ended; returns the job's exit code, 0 where it runs again."""
+    if code in (INTERRUPTED, CANCELLED):
         return code
-    if folder.claimant() is not None:  # another job's ranks have it
+    noted = stages_of(root, job)
+    stages = [folder for folder in noted if folder.state()["state"] not in REST]
+    judged = [(folder, _conclude_one(folder, job, code, packed=len(noted) > 1)) for folder in stages]
+    verdicts = [(folder, verdict) for folder, verdict in judged if verdict is not None]
+    if stages and not verdicts:
+        return CANCELLED if all(folder.state()["state"] == "cancelled" for folder in stages) else code
+    again = [(folder, verdict) for folder, verdict in verdicts if verdict.state == "interrupted"]
+    if not again or not requeue(job):
         return code
-    if folder.cancel_request() is not None:
-        note_state(folder, "cancelled", "cancelled by its user")
-        return CANCELLED
-    with suppress(OSError):
-        folder.reconcile()
-    verdict = _judge(folder, job, code)
-    print(f"{folder.path.name}: {verdict.state}: {verdict.reason}", flush=True)  # noqa: T201
-    with suppress(OSError):  # the disk may be the very problem
-        note_state(folder, verdict.state, verdict.reason)
-    if verdict.state != "interrupted" or not requeue(job):
-        return code
+    nodes = sorted({node for folder, _ in again for node in excluded_nodes(folder)})
     with suppress(SubmissionError):  # it then runs again at once, or there: worse, but no loss
-        put_off(job, verdict.wait_s, excluded_nodes(folder))
+        put_off(job, max(verdict.wait_s for _, verdict in again), nodes)
     return 0
 
 
-def _judge(folder: StageFolder, job: str, code: int) -> Verdict:
-    met = atomic.read_json(meeting_file(folder.logs, job))
+def _conclude_one(folder: StageFolder, job: str, code: int, *, packed: bool) -> Verdict | None:
+    """Judge one stage and write it down; None where there is nothing to judge."""
+    if folder.claimant() is not None:  # another job's ranks have it
+        return None
+    if folder.cancel_request() is not None or folder.state()["state"] == "cancelled":
+        note_state(folder, "cancelled", "cancelled by its user")
+        return None
+    with suppress(OSError):
+        folder.reconcile()
+    verdict = _judge(folder, job, code, packed=packed)
+    print(f"{folder.path.name}: {verdict.state}: {verdict.reason}", flush=True)  # noqa: T201
+    with suppress(OSError):  # the disk may be the very problem
+        note_state(folder, verdict.state, verdict.reason)
+    return verdict
+
+
+def _judge(folder: StageFolder, job: str, code: int, *, packed: bool) -> Verdict:
+    """Args: packed: the job is several stages', whose processes one of its own started, so that none had to meet."""
+    met = next(reversed(folder.state()["attempts"]), None) if packed else _meeting(folder, job)
     causes = causes_of(folder.path, met["attempt"], met["world"]) if met is not None else []
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     node = nodes if os.environ.get("SLURM_JOB_NUM_NODES") == "1" else ""
@@ -65,9 +81,14 @@ def _judge(folder: StageFolder, job: str, code: int) -> Verdict:
     if _out_of_memory(folder.path.parent.parent / "jobs" / "slurm", job):
         return Verdict("failed", f"job {job} ran out of memory{where}: ask for more by resources.mem_gb")
     how = f"job {job} ended{where} {_wording(code)}"
-    if met is None:
+    if met is None and not packed:
         how += f" before its ranks had met (see {folder.path.parent.parent / 'jobs' / 'slurm'})"
     return judge(folder, causes, how=how, node=node, waits_s=_waits_s())
+
+
+def _meeting(folder: StageFolder, job: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = atomic.read_json(meeting_file(folder.logs, job))
+    return found
 
 
 def _out_of_memory(outputs: Path, job: str) -> bool:

@@ -1,9 +1,11 @@
-"""Which stages make one array, and what each array waits for.
+"""Which stages make one array, which of them share a task, and what each array waits for.
 
 stages of equal depth and resources -> one array, unless its tasks wait for different jobs:
   all wait for the same jobs          afterok:12:13
   each waits for one task of an array aftercorr:12        tasks are ordered as their parents are
   anything else                       one array for each set of parents
+
+With `resources.pack: n` a task is n of them, side by side, and waits for the parents of all.
 """
 
 from __future__ import annotations
@@ -28,6 +30,14 @@ class Again(NamedTuple):
 AT_ONCE = Again()
 
 
+class Task(NamedTuple):
+    """What one task of an array runs side by side."""
+
+    stages: list[PlannedStage]
+    parents: frozenset[str]
+    """Digests of what must be done before any of them."""
+
+
 @dataclass
 class Group:
     """Stages that are submitted together."""
@@ -37,14 +47,29 @@ class Group:
     """Of each stage: digests of the stages that must be done before, and are not."""
     again: Again = AT_ONCE
 
+    @property
+    def pack(self) -> int:
+        """Most stages of a task."""
+        return int(self.stages[0].definition["spec"].get("resources", {}).get("pack", 1))
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The array's tasks, in order."""
+        starts = range(0, len(self.stages), self.pack)
+        return [
+            Task(self.stages[at : at + self.pack], frozenset().union(*self.parents[at : at + self.pack]))
+            for at in starts
+        ]
+
     def part(self, start: int, end: int) -> Group:
-        """Some of the stages."""
-        return Group(self.stages[start:end], self.parents[start:end], self.again)
+        """Some of the tasks."""
+        chosen = slice(start * self.pack, end * self.pack)
+        return Group(self.stages[chosen], self.parents[chosen], self.again)
 
     def halves(self) -> tuple[Group | None, Group]:
-        """Two arrays in place of one; None and itself where there is but one stage."""
-        middle = len(self.stages) // 2
-        return (self.part(0, middle) if middle else None), self.part(middle, len(self.stages))
+        """Two arrays in place of one; None and itself where there is but one task."""
+        count = len(self.tasks)
+        return (self.part(0, count // 2) if count > 1 else None), self.part(count // 2, count)
 
     def order_as(self, jobs: Mapping[str, str]) -> None:
         """Put stages that each wait for one task of an array into that array's order."""
@@ -65,7 +90,7 @@ def groups(
         plan: of the sweep.
         submit: its stages that are neither done nor queued.
         done: digests of the stages that need not be waited for.
-        most: tasks of one array.
+        most: tasks that an array may have.
         again: how stages that failed in passing are to run.
     """
     kinds: dict[tuple[int, str, Again], Group] = {}
@@ -82,7 +107,7 @@ def groups(
         group.parents.append(frozenset(waits - done))
     for _, group in sorted(kinds.items(), key=lambda item: item[0]):
         for part in _by_parents(group):
-            for start in range(0, len(part.stages), most):
+            for start in range(0, len(part.tasks), most):
                 yield part.part(start, start + most)
 
 
@@ -93,8 +118,8 @@ def dependency(group: Group, jobs: Mapping[str, str]) -> str | None:
         group: whose parents have all been submitted.
         jobs: job by stage; 12 or 12_3.
     """
-    waited = [sorted(jobs[parent] for parent in parents if parent in jobs) for parents in group.parents]
-    if len(group.stages) > 1 and all(waited[0] != other for other in waited[1:]):
+    waited = [sorted({jobs[parent] for parent in task.parents if parent in jobs}) for task in group.tasks]
+    if len(waited) > 1 and all(waited[0] != other for other in waited[1:]):
         arrays = {job.partition("_")[0] for one in waited for job in one}
         if len(arrays) == 1 and waited == [[f"{next(iter(arrays))}_{index}"] for index in range(len(waited))]:
             return f"aftercorr:{next(iter(arrays))}"

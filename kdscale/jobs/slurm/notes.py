@@ -7,7 +7,7 @@ from typing import Any
 from kdscale import atomic
 from kdscale.pipeline.artifacts import Root, StageFolder
 
-__all__ = ["jobs_of_stages", "stage_of", "submissions"]
+__all__ = ["jobs_of_stages", "stages_of", "submissions"]
 
 
 def jobs_of_stages(root: Root) -> dict[str, str]:
@@ -22,8 +22,8 @@ def submissions(root: Root) -> list[dict[str, Any]]:
     return [{**note, **task} for note in in_order for task in note["tasks"]]
 
 
-def stage_of(root: Root, job: str) -> StageFolder | None:
-    """The stage that a job or a task of an array was handed in for; None where nobody noted it."""
+def stages_of(root: Root, job: str) -> list[StageFolder]:
+    """The stages that a job or a task of an array was handed in for; none where nobody noted it."""
     note = atomic.read_json(root.path / "jobs" / f"{job.partition('_')[0]}.json")
     digests = [task["digest"] for task in note["tasks"] if task["job"] == job] if note is not None else []
-    return root.stage(digests[0]) if digests else None
+    return [folder for digest in digests if (folder := root.stage(digest)) is not None]

@@ -30,14 +30,26 @@ PASSED_ON = ("KDSCALE_REUSE", "KDSCALE_DATA", "XDG_CACHE_HOME")
 
 
 class Layout:
-    """How many tasks a stage's job has, and where."""
+    """How many tasks a stage's job has, and where; stages that share a job have one task, which starts all processes.
 
-    def __init__(self, stage: PlannedStage) -> None:
+    Args:
+        stage: one of those of a job: they ask for the same.
+        packed: how many they are.
+    """
+
+    def __init__(self, stage: PlannedStage, packed: int = 1) -> None:
         spec = stage.definition["spec"]
         self.asked = ResourcesConfig.model_validate(spec.get("resources", {}))
         self.processes = 1 if stage.kind == "convert" else int(spec["engine"]["processes"])
         self.nodes = 1 if stage.kind == "convert" else self.asked.nodes
-        self.per_node = math.ceil(self.processes / self.nodes)
+        processes = math.ceil(self.processes / self.nodes)
+        self.gpus = self.asked.gpus_per_process * processes
+        """Of each node; stages side by side are on the same."""
+        self.mem_gb = self.asked.mem_gb * packed if self.asked.mem_gb else None
+        self.tasks, self.cpus = processes, self.asked.cpus_per_process
+        """Of each node, and of each task."""
+        if packed > 1:
+            self.tasks, self.cpus = 1, packed * processes * self.asked.cpus_per_process
 
 
 def parameters(
@@ -53,7 +65,7 @@ def parameters(
         code: the snapshot that jobs run from.
         root: the run root.
     """
-    has, again = Layout(group.stages[0]), group.again
+    has, again = Layout(group.stages[0], min(group.pack, len(group.stages))), group.again
     asked = has.asked
     further: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **profile.sbatch}
     if further.get("no-requeue"):
@@ -65,14 +77,14 @@ def parameters(
     further |= _gpus(has, profile)
     exclude = ",".join(filter(None, [profile.exclude, *again.without])) or None
     given = {
-        "job_name": name, "time": asked.time_min, "nodes": has.nodes, "ntasks_per_node": has.per_node,
-        "cpus_per_task": asked.cpus_per_process, "mem": f"{round(asked.mem_gb * 1024)}MB" if asked.mem_gb else None,
+        "job_name": name, "time": asked.time_min, "nodes": has.nodes, "ntasks_per_node": has.tasks,
+        "cpus_per_task": has.cpus, "mem": f"{round(has.mem_gb * 1024)}MB" if has.mem_gb else None,
         "partition": asked.partition or profile.partition, "account": profile.account, "qos": profile.qos,
         "constraint": profile.constraint, "exclude": exclude, "dependency": waits_for, "wckey": None,
         "signal_delay_s": signal_delay_s(profile, asked.time_min), "stderr_to_stdout": True,
         "setup": [*_environment(profile, code, root), *profile.setup, *_epilogue()], "additional_parameters": further,
         # srun has not taken this over from sbatch since 22.05; and one dead rank must not leave the others waiting
-        "srun_args": [f"--cpus-per-task={asked.cpus_per_process}", "--kill-on-bad-exit=1", *profile.srun_args],
+        "srun_args": [f"--cpus-per-task={has.cpus}", "--kill-on-bad-exit=1", *profile.srun_args],
     }  # fmt: skip
     if profile.array_parallel is not None:
         given["array_parallelism"] = profile.array_parallel
@@ -126,11 +138,10 @@ def signal_delay_s(profile: Profile, time_min: int) -> int:
 
 
 def _gpus(has: Layout, profile: Profile) -> dict[str, Any]:
-    count = has.asked.gpus_per_process * has.per_node
-    if not count:
+    if not has.gpus:
         return {}
     kind = f"{profile.gpu_type}:" if profile.gpu_type else ""
-    return {"gres": f"gpu:{kind}{count}"} if profile.gpus == "gres" else {"gpus-per-node": f"{kind}{count}"}
+    return {"gres": f"gpu:{kind}{has.gpus}"} if profile.gpus == "gres" else {"gpus-per-node": f"{kind}{has.gpus}"}
 
 
 def _environment(profile: Profile, code: Path, root: Path) -> list[str]:

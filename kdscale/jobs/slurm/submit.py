@@ -19,11 +19,12 @@ from kdscale import atomic
 from kdscale.errors import SubmissionError
 from kdscale.jobs.prepare import note_state
 from kdscale.jobs.retries import excluded_nodes, not_before
-from kdscale.jobs.slurm.groups import Again, Group, dependency, groups
+from kdscale.jobs.slurm.groups import Again, Group, Task, dependency, groups
 from kdscale.jobs.slurm.notes import jobs_of_stages
+from kdscale.jobs.slurm.pack import run_pack
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.jobs.slurm.queue import QueuedJob, array_limit, cancel_jobs, queued_jobs
-from kdscale.jobs.slurm.sbatch import QUEUE_IS_FULL, hand_in, parameters, text
+from kdscale.jobs.slurm.sbatch import QUEUE_IS_FULL, Layout, hand_in, parameters, text
 from kdscale.jobs.slurm.snapshot import take_snapshot
 from kdscale.jobs.slurm.worker import run
 from kdscale.pipeline.artifacts import Root, StageFolder
@@ -124,18 +125,26 @@ class Submission:
         )  # fmt: skip
         before = self._call_queued(group)
         try:
-            made = hand_in(given, logs, [partial(run, str(self.root.path), stage.digest) for stage in group.stages])
+            made = hand_in(given, logs, [self._call(group, task) for task in group.tasks])
         except SubmissionError as error:
             for folder, state in before:
                 note_state(folder, state["state"], state["reason"])
             raise SubmissionError(f"{first.name}: {error}") from None
-        ids = {stage.digest: job for stage, job in zip(group.stages, made, strict=True)}
+        ids = {stage.digest: job for task, job in zip(group.tasks, made, strict=True) for stage in task.stages}
         jobs |= ids
         self._note(group, ids, waits_for)
         names = ", ".join(dict.fromkeys(stage.name for stage in group.stages))
         tasks = f" x {len(group.stages)}" if len(group.stages) > 1 else ""
+        tasks += f" in {len(made)}" if len(made) < len(group.stages) else ""
         after = f", {waits_for}" if waits_for else ""
         self.say(f"submitted {names}{tasks} as job {jobs[first.digest].partition('_')[0]}{after}")
+
+    def _call(self, group: Group, task: Task) -> Callable[[], Any]:
+        """What submitit calls in each process of a task."""
+        root = str(self.root.path)
+        if group.pack == 1 or len(group.stages) == 1:
+            return partial(run, root, task.stages[0].digest)
+        return partial(run_pack, root, [stage.digest for stage in task.stages], Layout(task.stages[0]).cpus)
 
     def _note(self, group: Group, jobs: Mapping[str, str], waits_for: str | None) -> None:
         """One file for all of an array: what is submitted and not noted would be submitted twice."""
@@ -165,17 +174,26 @@ class Submission:
 def withdraw(root: Root, digests: Collection[str]) -> dict[str, QueuedJob]:
     """Take the jobs of stages out of the queue that do not run yet.
 
+    A job that others share stays: it runs those, and sees what has become of these.
+
     Returns:
-        The job of each stage that had one, as it was: what was PENDING is out of the queue.
+        The job of each stage that had one to itself, as it was: what was PENDING is out of the queue.
 
     Raises:
         SubmissionError: the scheduler does not answer.
     """
-    jobs = {digest: job for digest, job in jobs_of_stages(root).items() if digest in digests}
+    known = jobs_of_stages(root)
+    jobs = {digest: job for digest, job in known.items() if digest in digests}
+    shared = {job for digest, job in known.items() if digest not in digests and not _rests(root, digest)}
     queue = queued_jobs() if jobs else {}
-    found = {digest: queue[job] for digest, job in jobs.items() if job in queue}
+    found = {digest: queue[job] for digest, job in jobs.items() if job in queue and job not in shared}
     cancel_jobs([job.id for job in found.values() if job.state == "PENDING"])
     return found
+
+
+def _rests(root: Root, digest: str) -> bool:
+    folder = root.stage(digest)
+    return folder is None or folder.state()["state"] in {"done", *NOT_AGAIN}
 
 
 def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
@@ -185,13 +203,14 @@ def scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:
     made = []
     for number, group in enumerate(groups(plan, plan.todo, done, profile.array_size or 1000), 1):
         group.order_as(names)
-        single = len(group.stages) == 1
-        waits_for = dependency(group, names)
-        names |= {s.digest: f"JOB{number}" if single else f"JOB{number}_{i}" for i, s in enumerate(group.stages)}
+        tasks, waits_for = group.tasks, dependency(group, names)
+        for index, task in enumerate(tasks):
+            job = f"JOB{number}" if len(tasks) == 1 else f"JOB{number}_{index}"
+            names |= dict.fromkeys([stage.digest for stage in task.stages], job)
         given = parameters(
             group, profile, name=f"{plan.name}:{group.stages[0].name}", waits_for=waits_for,
             code=root.path / "code" / "SNAPSHOT", root=root.path,
         )  # fmt: skip
         listed = "\n".join(f"#   {names[stage.digest]}  {stage.name}-{stage.digest[:12]}" for stage in group.stages)
-        made.append(f"{text(given, len(group.stages), root.path / 'jobs' / 'slurm' / '%j')}\n{listed}\n")
+        made.append(f"{text(given, len(tasks), root.path / 'jobs' / 'slurm' / '%j')}\n{listed}\n")
     return made

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from kdscale.jobs.slurm.place import job_id, meeting_file
 
-__all__ = ["run"]
+__all__ = ["keep_time", "run"]
 
 MEET_WITHIN_S = 300.0
 LOOK_EVERY_S = 0.2
@@ -38,12 +38,15 @@ def run(root: str, digest: str) -> NoReturn:
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     rank, world = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
     from kdscale.data.download import forbid_downloads
+    from kdscale.jobs.slurm.parents import may_begin
     from kdscale.pipeline.artifacts import Root
 
     forbid_downloads()
     folder = Root.find(Path(root)).stage(digest)
     if folder is None:
         raise SystemExit(f"no stage {digest[:12]} under {root}: was it removed after the job was submitted?")
+    if not may_begin(Root.find(Path(root)), folder, write=rank == 0):
+        os._exit(0)
     meeting = meeting_file(folder.logs, job_id())
     place = _call_in(meeting, folder, world) if rank == 0 else _wait_for(meeting)
     os.environ.update(
@@ -131,6 +134,11 @@ def _watch(stop: Any, early: list[str]) -> None:
     """Pass on what was asked before anybody listened, and watch the clock."""
     if early:
         stop.ask(early[0])
+    keep_time(stop)
+
+
+def keep_time(stop: Any) -> None:
+    """Ask for a stop, from a thread, when the job's end is near."""
     end = _ends_at()
     if end is not None:
         threading.Thread(target=_keep_time, args=(stop, end), name="job's clock", daemon=True).start()

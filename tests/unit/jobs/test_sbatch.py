@@ -48,6 +48,11 @@ CASES: dict[str, tuple[dict[str, object], list[str]]] = {
          "time_floor_min: 60, mem_gb: 64}", "train.precision=auto"],
     ),
     "short": ({}, ["resources.time_min=1"]),
+    "packed": (
+        {}, ["seed=range(5)", "resources={pack: 2, cpus_per_process: 3, gpus_per_process: 1, mem_gb: 4}",
+             "engine.processes=2", "stages.student.resources.pack=3"],
+    ),
+    "packs_of_corresponding": ({}, ["seed=range(5)", "resources.pack=2"]),
 }  # fmt: skip
 
 
