@@ -97,7 +97,7 @@ def test_a_seed_that_is_swept_leaves_the_teacher_alone(tmp_path: Path) -> None:
 
 def test_a_defective_teacher_at_its_best_is_plain_distillation(tmp_path: Path) -> None:
     as_dekd = [
-        "params.lam=0.95",
+        "params.lam=0.16",
         "stages.student.losses.kd.temperature=20",
         "stages.student.losses.kd.reduction=elementmean",
     ]
