@@ -162,8 +162,8 @@ READING = (
     "",
     "What it does not: whether a procedure is better. Nothing is tuned, training is a tenth of what papers give, and",
     "three seeds leave wide intervals: of many comparisons at 95 % one in twenty lies outside by chance. A pipeline",
-    "whose teachers had to be trained costs more than labels alone, which the last column says. The configs of dekd, iakd",
-    "and wskd were changed after a first run of this table: docs/decisions.md, Pipelines, says why and what they were.",
+    "whose teachers had to be trained costs more than labels alone, which the last column says. The configs of dekd,",
+    "iakd and wskd were changed after a first run of this table: docs/decisions.md, Pipelines, says why and how.",
 )
 
 

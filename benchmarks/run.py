@@ -2,7 +2,8 @@
 
     python -m benchmarks.run [step memory startup loader resume submit losses] [--quick]
 
-Each leaves its figures as benchmarks/results/NAME.json. Exit code 1 when a target is missed.
+Each leaves its figures as benchmarks/results/NAME.json, and all are drawn in benchmarks/results/index.html. Exit code 1
+when a target is missed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from benchmarks import losses, memory, resume, startup, step, submit
 from benchmarks.figures import REPOSITORY, RESULTS, Row
+from benchmarks.page import write_page
 
 
 def loader(*, quick: bool = False) -> list[Row]:
@@ -67,6 +69,7 @@ def main(arguments: list[str]) -> int:
         print(f"running {name} ...", file=sys.stderr)
         rows += BENCHMARKS[name](quick=chosen.quick)
     Console().print(table(rows, quick=chosen.quick))
+    print(f"page    {write_page()}")
     return 0 if all(row.met for row in rows) else 1
 
 
