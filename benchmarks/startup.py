@@ -2,7 +2,7 @@
 
     python -m benchmarks.startup [--rounds 5] [--quick]
 
-configs/quickstart.yaml on real Fashion-MNIST, each launch in a fresh copy of a runs folder that holds the data alone.
+configs/quickstart.yaml, on two cores DDP of two processes, on real Fashion-MNIST, each launch in a fresh copy of a runs folder that holds the data alone.
 The first step is the first line of the stage's metrics, which carries the time it was written. Phases are seen from
 outside, by what a launch leaves on disk: plan.json, the worker's age, its claim, the line that says "ready".
 """
@@ -26,7 +26,8 @@ from pathlib import Path
 from benchmarks.figures import REPOSITORY, RESULTS, Row, row, write
 from benchmarks.stages import QUICKSTART, make_data
 
-GOAL_S = 12.0
+GOAL_S, FURTHER_GOAL_S = 8.0, 2.0
+"""From the command; and of each further stage, whose workers are forked from one that has imported everything."""
 WAIT_S = 120.0
 SHOWN_IMPORTS = 8
 PHASES = {
@@ -118,7 +119,11 @@ def run(*, quick: bool = False, rounds: int = 5) -> list[Row]:
             root = Path(folder) / f"launch{number}"
             shutil.copytree(data, root)
             ends.append(launch(root))
-    rows = [row("command to first step", [end["first step"] for end in ends], "s", "<=", GOAL_S)]
+    further = [end["first step"] - end["workers up"] for end in ends]
+    rows = [
+        row("command to first step", [end["first step"] for end in ends], "s", "<=", GOAL_S),
+        row("a further stage: fork to first step", further, "s", "<=", FURTHER_GOAL_S),
+    ]
     write("startup", rows, quick=quick, launches=ends, phases_s=phases(ends), phase_ends=PHASES, imports_s=imports())
     return rows
 
