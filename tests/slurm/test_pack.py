@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.matrix import MATRIX
 from tests.slurm.conftest import ROOT, Drill, Make, wait_until
 from tests.slurm.test_cluster import job_of, shell
 from tests.slurm.test_faults import pids_of
@@ -51,7 +52,7 @@ def test_one_that_fails_takes_nobody_else_s_children_with_it(drill: Make) -> Non
     wait_until(lambda: not shell("squeue", "--noheader"), 30)
 
 
-@pytest.mark.parametrize("disturb", ["killed", "requeued"])
+@pytest.mark.parametrize("disturb", ["killed", pytest.param("requeued", marks=MATRIX)])
 def test_a_disturbed_pack_comes_back(drill: Make, undisturbed: Callable[..., Drill], disturb: str) -> None:
     box = drill()
     box.sweep(*TWO_LONG, ONE_CORE, PACKED, detach=True)
