@@ -3,8 +3,9 @@
     python -m benchmarks.startup [--rounds 5] [--quick]
 
 configs/quickstart.yaml on real Fashion-MNIST (on two cores DDP of two processes), each launch in a fresh copy of a runs
-folder that holds the data alone. The first step is the first line of the stage's metrics, which carries the time it was written. Phases are seen from
-outside, by what a launch leaves on disk: plan.json, the worker's age, its claim, the line that says "ready".
+folder that holds the data alone. The first step is the first line of the stage's metrics, which carries the time it was
+written. Phases are seen from outside, by what a launch leaves on disk: plan.json, the worker's age, its claim, the line
+that says "ready".
 """
 
 from __future__ import annotations

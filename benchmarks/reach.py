@@ -1,0 +1,160 @@
+"""Time to an accuracy: a distillation the usual way to its end, and by kdscale, from the command to its exit.
+
+    python -m benchmarks.reach [--rows 60000] [--epochs 10] [--students 10] [--quick]
+
+ResNet-56 teaches ResNet-8 on real Fashion-MNIST, 32 pixels, crop and flip, under one schedule. The usual way is the
+plain loop of benchmarks/usual.py: PIL images, a live teacher, fp32. kdscale's time is that of `launch/sweep.py` with
+all that it does: start, filling the teacher's cache, training, evaluation, report. Both find the teacher trained.
+
+    equal epochs   both train for so many; their accuracies are printed beside the ratio
+    short          kdscale with the fewest epochs of a few that come to the usual way's accuracy
+
+Ten students the usual way are ten times one; by kdscale they are a sweep over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figures import REPOSITORY, Row, row, write
+from benchmarks.train import write_originals
+from kdscale import plugins
+from kdscale.config.load import load
+from kdscale.config.schema import StageSpec
+from kdscale.data.store import Store
+from kdscale.pipeline.artifacts import Root
+from kdscale.pipeline.plan import make_plan
+
+CONFIG = REPOSITORY / "benchmarks" / "reach.yaml"
+DEPTH = 8
+GOALS = {"equal epochs": (4.0, 7.0), "short": (6.0, 10.0)}
+"""For one student, and for all of a sweep."""
+SHORT = (0.4, 0.5, 0.6, 0.8)
+"""Of the epochs, what is tried in turn."""
+
+
+class Runs:
+    """A runs root with the data and a trained teacher, and what students take on copies of it.
+
+    Args:
+        folder: for all of it.
+        given: overrides of the config.
+    """
+
+    def __init__(self, folder: Path, given: Sequence[str]) -> None:
+        self._folder, self._given = folder, given
+        self.root = folder / "teacher"
+        self._sweep(self.root, "stages.student=null")
+        self.plan = make_plan(load(CONFIG, [*given]), Root(self.root))
+
+    @property
+    def teacher(self) -> Path:
+        """Its weights."""
+        (path,) = self.root.glob("stages/teacher-*/student.safetensors")
+        return path
+
+    def write_originals(self, target: Path) -> None:
+        """The pictures and labels of train and test, and how they are normalised, for the usual way."""
+        target.mkdir()
+        student = next(stage for stage in self.plan.stages.values() if stage.name == "student")
+        spec = StageSpec.model_validate(student.definition["spec"])
+        made = Root(self.root).stage(student.definition["data"]["store"])
+        assert made is not None
+        pixels = Store.open(made.path / "store").info
+        np.save(target / "pixels.npy", np.array([pixels.mean[0], pixels.std[0]]))
+        write_originals(spec.data, target)
+        tests = plugins.load("datasets", spec.data.name)(spec.data).open("test")
+        samples = [tests[row] for row in range(len(tests))]
+        np.save(target / "test.npy", np.stack([image.squeeze(-1) for image, _ in samples]))
+        np.save(target / "test_labels.npy", np.array([label for _, label in samples]))
+
+    def students(self, epochs: int, seeds: int) -> tuple[float, float]:
+        """Seconds of the command, cache filling included, and the students' mean accuracy on test."""
+        root = self._folder / f"students{epochs}x{seeds}"
+        shutil.copytree(self.root, root, symlinks=True)
+        begun = time.perf_counter()
+        self._sweep(
+            root, f"stages.student.train.epochs={epochs}", f"stages.student.seed=range({seeds})", "name=reached"
+        )
+        spent = time.perf_counter() - begun
+        (results,) = root.glob("sweeps/reached-*/results.json")
+        reached = [found["top1"] for found in json.loads(results.read_text()) if found["stage"] == "student"]
+        shutil.rmtree(root)
+        return spent, statistics.mean(reached)
+
+    def _sweep(self, root: Path, *more: str) -> None:
+        command = [sys.executable, "launch/sweep.py", str(CONFIG), *self._given, *more, "--yes", "--runs", str(root)]
+        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=sys.stderr)
+
+
+def usual(originals: Path, epochs: int, teacher: Path) -> tuple[float, float]:
+    """Seconds of the usual way's whole process, and its student's accuracy on test."""
+    command = [sys.executable, "-m", "benchmarks.usual_whole", str(originals), str(DEPTH), str(epochs), str(teacher)]
+    begun = time.perf_counter()
+    said = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return time.perf_counter() - begun, float(json.loads(said.splitlines()[-1])["top1"])
+
+
+def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Seconds and accuracies of all ways, the usual one before and after the others."""
+    runs = Runs(folder, [f"data.limit={given.rows}", f"train.epochs={given.epochs}"])
+    runs.write_originals(folder / "originals")
+    found: dict[str, Any] = {"usual": [usual(folder / "originals", given.epochs, runs.teacher)]}
+    found["equal epochs"] = {count: runs.students(given.epochs, count) for count in (1, given.students)}
+    wanted = found["usual"][0][1]
+    for share in SHORT:
+        epochs = max(1, round(share * given.epochs))
+        reached = runs.students(epochs, 1)
+        if reached[1] >= wanted:
+            found["short"] = {1: reached, given.students: runs.students(epochs, given.students)}
+            found["short_epochs"] = epochs
+            break
+    found["usual"].append(usual(folder / "originals", given.epochs, runs.teacher))
+    return found
+
+
+def rows_of(found: Mapping[str, Any], students: int) -> list[Row]:
+    """Ratios of seconds, from the usual way's both runs."""
+    rows = []
+    for way, goals in GOALS.items():
+        for count, goal in zip((1, students), goals, strict=True):
+            if way in found:
+                seconds, top1 = found[way][count]
+                ratios = [count * spent / seconds for spent, _ in found["usual"]]
+                rows.append(row(f"reach, {way}: {count} student(s), {top1:.2%}", ratios, "x", ">=", goal))
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--students", type=int, default=10)
+    parser.add_argument("--quick", action="store_true", help="few rows and two epochs: for trying out only")
+    given = parser.parse_args()
+    if given.quick:
+        given.rows, given.epochs, given.students = 640, 2, 2
+    with tempfile.TemporaryDirectory(prefix="kdscale-reach-") as folder:
+        found = measure(given, Path(folder))
+    rows = rows_of(found, given.students)
+    write("reach", rows, quick=given.quick, rows_of_data=given.rows, epochs=given.epochs, measured=found)
+    for entry in rows:
+        print(entry.line)
+    print(f"the usual way: {found['usual'][0][1]:.2%} in {found['usual'][0][0]:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
