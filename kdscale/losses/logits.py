@@ -14,10 +14,10 @@ from typing import Literal
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from kdscale.api import Batch, Loss, Outputs, PluginConfig
 from kdscale.nn.sides import logit_sides
+from kdscale.nn.squares import mean_squares, sum_squares
 
 __all__ = ["LogitRegression"]
 
@@ -43,11 +43,11 @@ class LogitRegression(Loss):
         center: bool = Field(False, description="compare logits less their mean over classes, sample by sample")
 
     config: Config
+    revision = 2
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, "B"]:
         """Return each sample's squared distance, in squared logits. Raises: ShapeError."""
         ours, theirs = logit_sides("logits", student, teacher)
         if self.config.center:
             ours, theirs = (logits - logits.mean(dim=1, keepdim=True) for logits in (ours, theirs))
-        squares = mse_loss(ours, theirs, reduction="none")
-        return squares.mean(dim=1) if self.config.reduction == "mean" else squares.sum(dim=1) / 2
+        return mean_squares(ours, theirs) if self.config.reduction == "mean" else sum_squares(ours, theirs) / 2
