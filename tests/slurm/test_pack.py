@@ -31,7 +31,7 @@ def states(drill: Drill, name: str) -> list[str]:
 def test_packed_stages_have_the_weights_of_lone_ones(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     box = drill()
     done = box.sweep(*FIVE, ONE_CORE, PACKED)
-    assert "submitted student x 5 in 2" in done.stdout
+    assert "submitted student x 5, 3 a job, as job" in done.stdout
     students = [note["job"] for note in box.jobs() if note["stage"] == "student"]
     assert sorted(students.count(job) for job in set(students)) == [2, 3]
     assert weights(box) == weights(undisturbed(*FIVE))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -64,6 +65,8 @@ def run_pack(root: str, digests: Sequence[str], threads: int) -> NoReturn:
     code = 1
     try:
         code = _run(Path(root), digests, threads, wishes)
+    except BaseException:  # noqa: BLE001 - the process ends here, and the batch script judges its stages
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

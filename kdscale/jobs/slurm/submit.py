@@ -135,7 +135,7 @@ class Submission:
         self._note(group, ids, waits_for)
         names = ", ".join(dict.fromkeys(stage.name for stage in group.stages))
         tasks = f" x {len(group.stages)}" if len(group.stages) > 1 else ""
-        tasks += f" in {len(made)}" if len(made) < len(group.stages) else ""
+        tasks += f", {group.pack} a job," if len(made) < len(group.stages) else ""
         after = f", {waits_for}" if waits_for else ""
         self.say(f"submitted {names}{tasks} as job {jobs[first.digest].partition('_')[0]}{after}")
 

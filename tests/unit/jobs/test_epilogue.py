@@ -81,3 +81,20 @@ def test_what_another_job_runs_is_left_to_it(stage: StageFolder) -> None:
 
 def test_a_job_that_nobody_noted_is_left_alone(tmp_path: Path) -> None:
     assert conclude(Root(tmp_path), "99", 1) == 1
+
+
+def test_of_a_pack_each_stage_is_judged_that_does_not_rest(stage: StageFolder) -> None:
+    root = Root(stage.path.parent.parent)
+    done, failed, cancelled = (root.create_stage(name, digit * 32) for name, digit in zip("abc", "123", strict=True))
+    done.write_state(state="done")
+    failed.write_state(state="failed", reason="nan")
+    cancelled.write_state(state="queued")
+    cancelled.request_cancel("not wanted")
+    pack = [stage, done, failed, cancelled]
+    tasks = [{"job": "12_3", "digest": one.digest, "stage": one.name} for one in pack]
+    atomic.write_json(root.path / "jobs" / "12.json", {"schema": 1, "submitted": 1.0, "tasks": tasks})
+
+    assert conclude(root, "12_3", 137) == 137
+    assert [one.state()["state"] for one in pack] == ["interrupted", "done", "failed", "cancelled"]
+    assert "by SIGKILL" in stage.state()["reason"]
+    assert "had met" not in stage.state()["reason"], "nobody of a pack has to meet"
