@@ -5,7 +5,7 @@
 ResNet-56 teaches ResNet-8, then ResNet-20; 32 pixels, batch 64 a process, crop and flip, real Fashion-MNIST:
 
     plain         the usual way, written out (benchmarks/usual.py): PIL images, a DataLoader, fp32, a live teacher
-    torchdistill  the same by torchdistill's own API (pip install --no-deps torchdistill)
+    torchdistill  the same by torchdistill's own API, where it is: pip install --no-deps torchdistill==1.1.5
     online        kdscale, the teacher live
     cached        kdscale, the teacher's answers from its cache, filled beforehand
     limit         the student alone, bf16, batches lying ready in memory (benchmarks/bare.py): no teacher, no loader
@@ -17,6 +17,7 @@ seconds of one side; a round is a turn of each, and its ratios are of rates in t
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -91,9 +92,10 @@ def sides(depth: int, folder: Path, steps: Mapping[str, int]) -> dict[str, Calla
         return lambda: Workers(command, WORLD)
 
     alone = ["benchmarks.bare", str(bare), f"resnet{depth}", spec.train.precision, str(steps["alone"])]
+    peer = {"torchdistill": usual("torchdistill")} if importlib.util.find_spec("torchdistill") else {}
     return {
-        "plain": usual("plain"), "torchdistill": usual("torchdistill"), "online": ours("online", "online"),
-        "cached": ours("cached", "alone"), "limit": lambda: Workers(alone, WORLD),
+        "plain": usual("plain"), **peer, "online": ours("online", "online"), "cached": ours("cached", "alone"),
+        "limit": lambda: Workers(alone, WORLD),
     }  # fmt: skip
 
 
@@ -132,7 +134,8 @@ def run(*, quick: bool = False, rounds: int = 7) -> list[Row]:
     for depth in DEPTHS:
         steps = dict.fromkeys(STEPS[depth], QUICK_STEPS) if quick else STEPS[depth]
         measured[f"resnet{depth}"] = found = measure(depth, rounds, steps)
-        rows += [goal.row(depth, {name: rate["all"] for name, rate in found.items()}) for goal in GOALS]
+        known = [goal for goal in GOALS if goal.over in found]
+        rows += [goal.row(depth, {name: rate["all"] for name, rate in found.items()}) for goal in known]
     write("train", rows, quick=quick, images_per_s=measured, batch_size=BATCH, usual_batch_size=USUAL_BATCH)
     return rows
 
