@@ -226,5 +226,9 @@ class TrackingConfig(Model):
 class LimitsConfig(Model):
     """Bounds of a whole sweep."""
 
-    parallel: PositiveInt | None = outside(None, description="stages that run here at once, each on its share of cores")
-    gpu_hours: PositiveFloat | None = outside(None)
+    parallel: PositiveInt | None = outside(
+        None, description="stages at once: here, each on its share of cores; on a cluster, tasks of an array"
+    )
+    gpu_hours: PositiveFloat | None = outside(
+        None, description="on a cluster: refuse what may take more, each stage for its resources.time_min"
+    )

@@ -110,6 +110,10 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
     if bundle:
         bundle.tell_plugins(console)
     plan = _plan(sweep, root, options, command, profile)
+    if profile is not None:
+        from kdscale.jobs.slurm.bounds import within_limits
+
+        profile = within_limits(profile, plan)
     if bundle:
         bundle.tell_differences(plan, console)
     if options.explain or options.dry_run:

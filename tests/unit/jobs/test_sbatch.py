@@ -15,6 +15,7 @@ import yaml
 
 from kdscale.config.load import load
 from kdscale.errors import ConfigError
+from kdscale.jobs.slurm.bounds import within_limits
 from kdscale.jobs.slurm.profile import Profile, load_profile
 from kdscale.jobs.slurm.sbatch import PASSED_ON
 from kdscale.jobs.slurm.submit import scripts
@@ -83,6 +84,30 @@ def _nothing_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_text_is_that_of_the_file(name: str) -> None:
     assert text_of(name) == (GOLDEN / f"{name}.txt").read_text()
+
+
+GPUS = "resources={gpus_per_process: 2, time_min: 90}"
+
+
+def bounded(tmp_path: Path, *overrides: str, **profile: int) -> Profile:
+    config = tmp_path / "chain.yaml"
+    config.write_text(yaml.safe_dump(CHAIN))
+    plan = make_plan(load(str(config), ["engine.processes=1", *overrides]), Root(tmp_path / "runs"))
+    return within_limits(Profile.model_validate(profile), plan)
+
+
+def test_a_sweep_that_may_take_more_gpu_hours_than_it_allows_itself_is_refused(tmp_path: Path) -> None:
+    """Data, and three teachers with a student each, of two GPUs for an hour and a half: 21; in packs of three, 7."""
+    with pytest.raises(ConfigError, match=r"limits\.gpu_hours: 20, and this sweep may take 21\.0, which is 1\.0 more"):
+        bounded(tmp_path, "seed=range(3)", GPUS, "limits.gpu_hours=20")
+    bounded(tmp_path, "seed=range(3)", GPUS, "limits.gpu_hours=21")
+    bounded(tmp_path, "seed=range(3)", GPUS, "resources.pack=3", "limits.gpu_hours=7")
+
+
+def test_the_sweep_and_the_site_bound_how_many_run_at_once(tmp_path: Path) -> None:
+    assert bounded(tmp_path).array_parallel is None
+    assert bounded(tmp_path, "limits.parallel=3").array_parallel == 3
+    assert bounded(tmp_path, "limits.parallel=3", array_parallel=2).array_parallel == 2
 
 
 def test_a_profile_says_what_it_does_not_know(tmp_path: Path) -> None:
