@@ -33,7 +33,7 @@ class Run:
     Attributes:
         config: its file under configs/pipelines.
         final: the stage whose network is compared.
-        overrides: besides budget and seeds.
+        overrides: besides budget and seeds; EPOCHS stands for a stage's.
         reference: of trials by what they swept: `ce` or `blkd` where they are what others are compared with.
     """
 
@@ -41,6 +41,10 @@ class Run:
     final: str
     overrides: Sequence[str] = ()
     reference: Mapping[str, str] = field(default_factory=dict)
+
+    def with_epochs(self, epochs: int) -> list[str]:
+        """The overrides at a budget."""
+        return [text.replace("EPOCHS", str(epochs)) for text in self.overrides]
 
 
 RUNS: Mapping[str, Run] = {
@@ -59,12 +63,12 @@ RUNS: Mapping[str, Run] = {
         ],
     ),
     "one": Run("one", "student"),
-    "iakd": Run("iakd", "student", ["stages.student.train.epochs={epochs}"]),
+    "iakd": Run("iakd", "student", ["stages.student.train.epochs=EPOCHS"]),
     "iakd_linear": Run(
         "iakd",
         "student",
         [
-            "stages.student.train={{epochs: {epochs}, schedule: onecycle, lr: 0.2, grad_clip: 1}}",
+            "stages.student.train={epochs: EPOCHS, schedule: onecycle, lr: 0.2, grad_clip: 1}",
             "stages.student.options.schedule=linear",
         ],
     ),
@@ -196,7 +200,7 @@ def picture(found: Sequence[Outcome], path: Path) -> None:
 def run(name: str, given: argparse.Namespace) -> list[Outcome]:
     """Run one pipeline's sweep, as far as it is not done. Raises: SystemExit when it was stopped or failed."""
     chosen = RUNS[name]
-    overrides = [text.format(epochs=given.epochs) for text in chosen.overrides]
+    overrides = chosen.with_epochs(given.epochs)
     overrides += [f"data.limit={given.rows}", f"train.epochs={given.epochs}", f"seed=range({given.seeds})"]
     overrides += [f"name=compared-{name}", "tracking.uri=off", "engine.processes=1", "limits.parallel=2"]
     sweep = [sys.executable, "launch/sweep.py", f"configs/pipelines/{chosen.config}.yaml", *overrides, "--yes"]

@@ -65,7 +65,7 @@ def test_table_picture_and_figures_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_is_a_sweep_of_its_config(name: str) -> None:
     run = RUNS[name]
-    overrides = [text.format(epochs=8) for text in run.overrides]
+    overrides = run.with_epochs(8)
     sweep = load(Path("configs/pipelines") / f"{run.config}.yaml", [*overrides, "seed=range(2)", "train.epochs=8"])
     assert all(trial.stages[run.final].train.epochs == 8 for trial in sweep.trials)
     variants = {", ".join(f"{k}={v}" for k, v in t.axes.items() if k not in ("seed", "depth")) for t in sweep.trials}
