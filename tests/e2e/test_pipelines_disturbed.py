@@ -35,6 +35,7 @@ OWN: dict[str, Sequence[str]] = {
     # 32 epochs, which its axis says; and its third way makes 6,000 steps of what has no labels
     "compression": ["data.limit=160", "data.val_fraction=0.01", "learns=labels,seen"],
     "dekd": [*ROWS, "stages.student.teachers.teacher.from=teacher@acc:0.05"],
+    "fsp": [*ROWS, "train.grad_clip=1"],  # its teacher has learnt for eight steps only, and what it flows is large
     "iakd": [*ROWS, "stages.student.train.epochs=3", "stages.student.options.final_student_phase=1"],
     "segmentation": SCENES,
 }
