@@ -68,12 +68,21 @@ def networks(depth: int) -> tuple[nn.Module, nn.Module]:
 
 
 def plain(pictures: Pictures, depth: int) -> Iterator[None]:
-    """Train for ever; yields before each step, when its batch is there."""
+    """Distil between fresh networks for ever."""
     teacher, student = networks(depth)
+    yield from distilled(pictures, teacher, student, sgd(student, LR))
+
+
+def sgd(student: nn.Module, lr: float) -> torch.optim.SGD:
+    """The optimizer, as benchmarks/train.yaml has it."""
+    return torch.optim.SGD(student.parameters(), lr=lr, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY)
+
+
+def distilled(
+    pictures: Pictures, teacher: nn.Module, student: nn.Module, optimizer: torch.optim.Optimizer
+) -> Iterator[None]:
+    """Train for ever; yields before each step, when its batch is there."""
     teacher.eval()
-    optimizer = torch.optim.SGD(
-        student.parameters(), lr=LR, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
-    )
     loader = DataLoader(pictures, batch_size=BATCH, shuffle=True, num_workers=LOADER_WORKERS, drop_last=True)
     running = 0.0
     while True:

@@ -14,40 +14,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader
 
-from benchmarks.bare import LR, MOMENTUM, WEIGHT_DECAY, soft_target_loss
-from benchmarks.usual import BATCH, CE_WEIGHT, KD_WEIGHT, LOADER_WORKERS, Pictures, networks
+from benchmarks.bare import LR
+from benchmarks.usual import BATCH, Pictures, distilled, networks, sgd
 
 PEAK_LR = LR * BATCH / 128
 """Of kdscale's, whose batches are twice as large."""
 
 
 def train(pictures: Pictures, teacher: nn.Module, student: nn.Module, epochs: int) -> None:
-    """As a tutorial does it: a live teacher, fp32, the loss looked at in every step."""
-    loader = DataLoader(pictures, batch_size=BATCH, shuffle=True, num_workers=LOADER_WORKERS, drop_last=True)
-    optimizer = torch.optim.SGD(
-        student.parameters(), lr=PEAK_LR, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
-    )
-    rise, total = len(loader), epochs * len(loader)
+    """The usual loop under a schedule, for so many epochs."""
+    optimizer = sgd(student, PEAK_LR)
+    rise = len(pictures) // BATCH
+    total = epochs * rise
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (step + 1) / rise if step < rise else (total - step) / max(1, total - rise)
     )
-    running = 0.0
-    for _ in range(epochs):
-        for images, labels in loader:
-            with torch.no_grad():
-                answer = teacher(images)
-            logits = student(images)
-            loss = CE_WEIGHT * F.cross_entropy(logits, labels) + KD_WEIGHT * soft_target_loss(logits, answer)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    for step, _ in enumerate(distilled(pictures, teacher, student, optimizer)):
+        if step == total:
+            break
+        if step:
             schedule.step()
-            running = 0.9 * running + 0.1 * loss.item()
 
 
 @torch.no_grad()
@@ -67,7 +56,6 @@ def main(place: str, depth: str, epochs: str, weights: str) -> None:
     folder = Path(place)
     teacher, student = networks(int(depth))
     teacher.load_state_dict(load_file(weights))
-    teacher.eval()
     train(Pictures(folder), teacher, student, int(epochs))
     student.eval()
     print(json.dumps({"top1": top1(student, folder)}))

@@ -17,8 +17,7 @@ def within_limits(profile: Profile, plan: Plan) -> Profile:
         ConfigError: what is to be submitted may take more GPU hours than `limits.gpu_hours`.
     """
     most = plan.limits.get("gpu_hours")
-    hours = sum(_gpu_hours(stage) for stage in plan.todo)
-    if most is not None and hours > most:
+    if most is not None and (hours := sum(_gpu_hours(stage) for stage in plan.todo)) > most:
         raise ConfigError(
             f"limits.gpu_hours: {most:g}, and this sweep may take {hours:,.1f}, which is {hours - most:,.1f} more: "
             f"{len(plan.todo)} stages, each for as long as its resources.time_min lets it. Raise it, lower time_min, "

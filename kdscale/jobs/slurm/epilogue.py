@@ -73,7 +73,11 @@ def _conclude_one(folder: StageFolder, job: str, code: int, *, packed: bool) -> 
 
 def _judge(folder: StageFolder, job: str, code: int, *, packed: bool) -> Verdict:
     """Args: packed: the job is several stages', whose processes one of its own started, so that none had to meet."""
-    met = next(reversed(folder.state()["attempts"]), None) if packed else _meeting(folder, job)
+    met: dict[str, Any] | None
+    if packed:
+        met = next(reversed(folder.state()["attempts"]), None)
+    else:
+        met = atomic.read_json(meeting_file(folder.logs, job))
     causes = causes_of(folder.path, met["attempt"], met["world"]) if met is not None else []
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     node = nodes if os.environ.get("SLURM_JOB_NUM_NODES") == "1" else ""
@@ -84,11 +88,6 @@ def _judge(folder: StageFolder, job: str, code: int, *, packed: bool) -> Verdict
     if met is None and not packed:
         how += f" before its ranks had met (see {folder.path.parent.parent / 'jobs' / 'slurm'})"
     return judge(folder, causes, how=how, node=node, waits_s=_waits_s())
-
-
-def _meeting(folder: StageFolder, job: str) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = atomic.read_json(meeting_file(folder.logs, job))
-    return found
 
 
 def _out_of_memory(outputs: Path, job: str) -> bool:
