@@ -17,12 +17,11 @@ from kdscale.pipeline.plan import make_plan
 from tests.e2e.conftest import Make, Sandbox
 from tests.e2e.test_kills import KillAt
 from tests.matrix import LONG, MATRIX
+from tests.plugins.drowsy import SLOW_STUDENT, SLOW_TEACHER
 from tests.unit.checkpoint.disk import small_disk
 
 CACHE = "stages.student.teachers.teacher.cache"
 LIVE = ("stages.teacher.student.widths=[8,8,16]", "train.epochs=2")
-SLOW_FILL = "stages.teacher.student.depth=32"
-"""A teacher whose blocks take long enough to be hit in the middle."""
 
 
 def cached(**options: object) -> str:
@@ -84,7 +83,7 @@ def test_a_cached_teacher_gives_the_weights_of_a_live_one(sandbox: Make, world: 
 
 
 def test_a_cache_is_the_same_bytes_from_any_number_of_ranks_killed_or_not(sandbox: Make) -> None:
-    one = sandbox("one", cached(), SLOW_FILL, *LIVE)
+    one = sandbox("one", cached(), *SLOW_TEACHER, *LIVE)
     assert set(one.run().values()) == {"done"}
     for name, world, disturb in [
         ("killed", 1, KillFill([3, 11])),
@@ -92,7 +91,7 @@ def test_a_cache_is_the_same_bytes_from_any_number_of_ranks_killed_or_not(sandbo
         *([("four", 4, None), ("asked", 2, KillFill([4], signal.SIGTERM))] if LONG else []),
     ]:
         other = _with_teacher_of(
-            one, sandbox(name, cached(), SLOW_FILL, *LIVE, f"stages.teacher.engine.processes={world}")
+            one, sandbox(name, cached(), *SLOW_TEACHER, *LIVE, f"stages.teacher.engine.processes={world}")
         )
         assert set(other.run(disturb).values()) == {"done"}
         assert other.folder("teacher-cache").state()["attempts"][-1]["world"] == world
@@ -104,9 +103,9 @@ def test_a_cache_is_the_same_bytes_from_any_number_of_ranks_killed_or_not(sandbo
 
 @pytest.mark.parametrize("world", [pytest.param(1, marks=MATRIX), 2])
 def test_filled_on_use_it_is_the_same(sandbox: Make, world: int) -> None:
-    ranks = f"stages.student.engine.processes={world}"
-    before = sandbox("stage", cached(pooled="true"), *LIVE, ranks)
-    during = sandbox("on_use", cached(pooled="true", fill="on_use"), *LIVE, ranks)
+    ranks = (f"stages.student.engine.processes={world}", *SLOW_STUDENT)
+    before = sandbox("stage", cached(pooled="true"), *LIVE, *ranks)
+    during = sandbox("on_use", cached(pooled="true", fill="on_use"), *LIVE, *ranks)
     assert set(before.run().values()) == {"done"}
     assert "teacher-cache" not in {stage.name for stage in during.plan.stages.values()}
     kill = KillAt([8, 24], signal.SIGKILL)
@@ -120,7 +119,7 @@ def test_filled_on_use_it_is_the_same(sandbox: Make, world: int) -> None:
 
 @MATRIX
 def test_a_student_of_a_cache_resumes_exactly(sandbox: Make) -> None:
-    slow = ("data.options.size=24", cached(record="topk", k=3, views=2), "train.epochs=3")
+    slow = (*SLOW_STUDENT, cached(record="topk", k=3, views=2), "train.epochs=3")
     calm, disturbed = sandbox("calm", *slow), sandbox("disturbed", *slow)
     assert set(calm.run().values()) == {"done"}
     kill = KillAt([8, 28], signal.SIGKILL)

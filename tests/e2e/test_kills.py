@@ -9,6 +9,7 @@ import pytest
 
 from kdscale.jobs.local import LocalRun
 from tests.e2e.conftest import Make, Sandbox
+from tests.plugins.drowsy import SLOW_STUDENT
 
 
 class KillAt:
@@ -29,8 +30,6 @@ class KillAt:
                 os.kill(pid, self.number)
 
 
-SLOW = "data.options.size=24"  # steps long enough to be hit in the middle
-
 CASES = [
     pytest.param(1, 1, [8], signal.SIGKILL, None, id="one-rank"),
     pytest.param(1, 1, [8, 16], signal.SIGKILL, None, id="twice-in-one-epoch"),
@@ -44,7 +43,7 @@ CASES = [
 def test_bitwise_the_same_after_kills(
     sandbox: Make, world: int, accumulation: int, steps: list[int], number: signal.Signals, only_rank: int | None
 ) -> None:
-    overrides = [f"engine.processes={world}", f"train.accumulation={accumulation}", SLOW]
+    overrides = [f"engine.processes={world}", f"train.accumulation={accumulation}", *SLOW_STUDENT]
     calm, disturbed = sandbox("calm", *overrides), sandbox("disturbed", *overrides)
     assert set(calm.run().values()) == {"done"}
 

@@ -21,6 +21,7 @@ from kdscale.pipeline.plan import make_plan
 from tests.e2e.conftest import Make
 from tests.e2e.test_kills import KillAt
 from tests.matrix import MATRIX
+from tests.plugins.drowsy import SLOW_STUDENT
 from tests.small_sweep import SMALL_DATA, SMALL_TRAIN, untimed_metrics
 
 STUDENT = {"student": {"model": "resnet_cifar", "depth": 8, "widths": [4, 4, 8]}, "losses": [{"name": "ce"}]}
@@ -109,7 +110,9 @@ def test_what_does_not_fit_is_refused_when_it_is_planned(tmp_path: Path, overrid
     assert said in str(refused.value)
 
 
-ENSEMBLE = ["stages.student.strategy=one", "stages.student.options.branches=3", "train.epochs=2"]
+ENSEMBLE = [
+    "stages.student.strategy=one", "stages.student.options.branches=3", "train.epochs=2", *SLOW_STUDENT,
+]  # fmt: skip
 
 
 @MATRIX

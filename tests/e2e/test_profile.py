@@ -19,6 +19,7 @@ from kdscale.report.grid import render
 from kdscale.report.profiles import BARS, PHASES, profile_figure, profile_grid, profile_of
 from kdscale.train.stage import STATE_EVERY_S
 from tests.e2e.conftest import Make, Sandbox
+from tests.plugins.drowsy import SLOW_STUDENT
 
 ONCE = {"data", "teacher", "student", "losses", "backward", "optimizer", "tracking", "checkpoint", "other"}
 
@@ -82,7 +83,7 @@ def test_the_trace_has_the_phases_and_their_operators(sandbox: Make) -> None:
 
 
 def test_a_running_stage_can_be_asked_and_goes_on(sandbox: Make) -> None:
-    slow = ["data.options.size=24", "stages.student.train.epochs=8"]
+    slow = ["stages.student.train.epochs=4", *SLOW_STUDENT]
     calm, asked = sandbox("calm", *slow), sandbox("asked", *slow)
     ask = AskAt(8)
     assert set(calm.run().values()) == set(asked.run(ask).values()) == {"done"}

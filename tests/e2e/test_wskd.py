@@ -18,8 +18,9 @@ from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.plan import make_plan
 from tests.e2e.conftest import Make
 from tests.e2e.test_cache import LIVE
-from tests.e2e.test_kills import SLOW, KillAt
+from tests.e2e.test_kills import KillAt
 from tests.matrix import MATRIX
+from tests.plugins.drowsy import SLOW_STUDENT
 from tests.small_sweep import SMALL_DATA, untimed_metrics
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "pipelines" / "wskd.yaml"
@@ -84,7 +85,7 @@ PASSES = (
 def test_bitwise_the_same_after_kills(
     sandbox: Make, world: int, steps: list[int], number: signal.Signals, only_rank: int | None
 ) -> None:
-    overrides = [f"engine.processes={world}", SLOW, *PASSES]
+    overrides = [f"engine.processes={world}", *SLOW_STUDENT, *PASSES]
     calm, disturbed = sandbox("calm", *overrides), sandbox("disturbed", *overrides)
     assert set(calm.run().values()) == {"done"}
     kill = KillAt(steps, number, only_rank=only_rank)
