@@ -22,7 +22,7 @@ from kdscale.train.stop import Stop, StopAfter
 from tests.e2e.conftest import Make
 from tests.e2e.test_kills import KillAt
 from tests.matrix import MATRIX
-from tests.plugins.drowsy import SLOW_STUDENT
+from tests.plugins.drowsy import SLOW_PAIR
 from tests.small_sweep import untimed_metrics
 
 SMALL = [
@@ -96,7 +96,7 @@ def _check_files(folder: StageFolder) -> None:
 
 MIXED = [
     "stages.teacher.student.depth=14", "stages.teacher.student.widths=[4, 8, 16]", "stages.student.strategy=iakd",
-    "stages.student.options={p_student: 0.5}", "stages.student.student.widths=[4, 6, 16]", *SLOW_STUDENT,
+    "stages.student.options={p_student: 0.5}", "stages.student.student.widths=[4, 6, 16]", *SLOW_PAIR,
 ]  # fmt: skip
 
 

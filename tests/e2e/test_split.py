@@ -27,7 +27,7 @@ from kdscale.report.tables import stage_grid
 from tests.e2e.conftest import Make
 from tests.e2e.test_kills import KillAt
 from tests.matrix import MATRIX
-from tests.plugins.drowsy import SLOW_STUDENT
+from tests.plugins.drowsy import SLOW_PAIR
 
 Weights = dict[str, torch.Tensor]
 MODEL = "model: resnet_cifar, depth: 8, widths: [4, 8, 16]"
@@ -119,7 +119,7 @@ def test_zero_on_two_processes_trains_the_head_that_ddp_trains(zero_stage: int, 
 
 @MATRIX
 def test_bitwise_the_same_after_kills(sandbox: Make) -> None:
-    slow = ("engine.processes=2", *SLOW_STUDENT)
+    slow = ("engine.processes=2", *SLOW_PAIR)
     calm, disturbed = (sandbox(name, *HEADS, *slow) for name in ("calm", "disturbed"))
     assert set(calm.run().values()) == {"done"}
     kill = KillAt([8, 28], signal.SIGKILL, only_rank=None)

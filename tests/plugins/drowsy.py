@@ -18,6 +18,8 @@ PAUSE_S = 0.02
 
 _OWN = (f"plugins.path=[{Path(__file__).parent}]", "plugins.allow=[drowsy]")
 SLOW_STUDENT = (*_OWN, "stages.student.student.model=drowsy:Trained")
+SLOW_PAIR = (*SLOW_STUDENT, "stages.teacher.student.model=drowsy:Trained")
+"""Where teacher and student have to be of one class."""
 SLOW_TEACHER = (*_OWN, "stages.teacher.student.model=drowsy:Asked")
 
 
