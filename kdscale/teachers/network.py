@@ -9,6 +9,7 @@ import torch
 
 from kdscale.api import Batch, Outputs
 from kdscale.nn.fold import fold as fold_batchnorm
+from kdscale.nn.fuse import fuse
 from kdscale.nn.network import Network
 from kdscale.nn.weights import weights_hash
 
@@ -29,7 +30,7 @@ class NetworkTeacher:
         network: with its weights and the taps that terms listen to; taken over, not copied.
         device: where it answers.
         precision: fp32, or the autocast of bf16 or fp16.
-        fold: whether BatchNorm is folded into convolutions, where taps survive it.
+        fold: whether BatchNorm is folded into convolutions, where taps survive it, and what follows them fused.
     """
 
     def __init__(self, name: str, network: Network, *, device: torch.device, precision: str, fold: bool = True) -> None:
@@ -40,6 +41,7 @@ class NetworkTeacher:
         self._network = network.eval().requires_grad_(requires_grad=False)
         prepared = fold_batchnorm(network) if fold else network
         self._answering = prepared.eval().prepare(channels_last=True, device=device)
+        self._at_a_time = fuse(self._answering, self._dtype) if fold else None
 
     def __call__(self, batch: Batch) -> Outputs:
         """Answer a batch on its device, with a graph to its pixels only where a term differentiates by them.
@@ -49,8 +51,11 @@ class NetworkTeacher:
         """
         grad = torch.set_grad_enabled(self._answering.input_grad)
         with grad, torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
-            answer: Outputs = self._answering(batch.images)
-        return answer
+            if self._at_a_time is None or len(batch.images) <= self._at_a_time:
+                answer: Outputs = self._answering(batch.images)
+                return answer
+            parts = [self._answering(images).logits for images in torch.split(batch.images, self._at_a_time)]
+        return Outputs(torch.cat(parts), [])
 
     def fingerprint(self) -> str:
         """Hash of parameters and buffers of the network as its stage made it, and of the copy that answers."""
