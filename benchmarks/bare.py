@@ -1,6 +1,6 @@
 """The bare loop that kdscale is measured against: DistributedDataParallel as one writes it by hand, and nothing else.
 
-    python -m benchmarks.bare FOLDER CASE PRECISION STEPS        with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set
+    python -m benchmarks.bare FOLDER CASE PRECISION STEPS [BATCH]      with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT
 
 It has the whole train set in memory, shuffled and augmented beforehand, so that a batch is a slice; it logs nothing,
 saves nothing and checks nothing. Model, precision, optimizer, schedule and batch are those of configs/quickstart.yaml:
@@ -69,7 +69,7 @@ def normaliser(folder: Path) -> tuple[float, float]:
     return 1 / (255 * std), -mean / std
 
 
-def train(folder: Path, case: str, precision: str, turns: Turns) -> None:
+def train(folder: Path, case: str, precision: str, turns: Turns, global_batch: int = BATCH) -> None:
     """Train until the turns are over."""
     rank, world = dist.get_rank(), dist.get_world_size()
     images = torch.from_numpy(np.load(folder / "images.npy"))
@@ -83,12 +83,12 @@ def train(folder: Path, case: str, precision: str, turns: Turns) -> None:
         model.parameters(), lr=LR, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY, foreach=True
     )
     autocast: dict[str, Any] = {"device_type": "cpu", "dtype": DTYPE[precision], "enabled": precision != "fp32"}
-    mine, steps = BATCH // world, len(images) // BATCH
+    mine, steps = global_batch // world, len(images) // global_batch
     total = EPOCHS * steps
     for step in turns.over(total):
         for group in optimizer.param_groups:
             group["lr"] = LR * (step + 1) / steps if step < steps else LR * (total - step) / (total - steps)
-        begin = step % steps * BATCH + rank * mine
+        begin = step % steps * global_batch + rank * mine
         batch = images[begin : begin + mine].to(torch.float32, memory_format=torch.channels_last)
         batch, target = batch.mul_(scale).add_(shift), labels[begin : begin + mine]
         if teacher is not None:
@@ -105,12 +105,12 @@ def train(folder: Path, case: str, precision: str, turns: Turns) -> None:
     assert math.isfinite(loss.item())
 
 
-def main(folder: str, case: str, precision: str, steps: str) -> None:
+def main(folder: str, case: str, precision: str, steps: str, batch: str = str(BATCH)) -> None:
     """Take turns until standard input ends."""
     torch.set_num_threads(1)
     turns = Turns(int(steps), forget_peak())
     dist.init_process_group("gloo")
-    train(Path(folder), case, precision, turns)
+    train(Path(folder), case, precision, turns, int(batch))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def above_imports_mb(command: list[str]) -> float:
     workers = Workers(command, WORLD)
     try:
         workers.turn()
-        return max(entry["peak_kb"] - entry["imports_kb"] for entry in workers.memory) / 1024
+        return max(entry["peak_kb"] - entry["imports_kb"] for entry in workers.answers) / 1024
     finally:
         workers.close()
 

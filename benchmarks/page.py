@@ -21,7 +21,7 @@ from benchmarks.figures import REPOSITORY, RESULTS, Row
 
 __all__ = ["write_page"]
 
-PICTURES = {"methods": "Methods compared", "pipelines": "Pipelines compared"}
+PICTURES = {"methods": "Methods compared", "pipelines": "Pipelines compared", "at_scale": "On paper, 8 to 512 GPUs"}
 WIDTH, MIDDLE = 240, 120
 WIDEST = 2.0
 """Factor from the goal at which a drawing ends."""

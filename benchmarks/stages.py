@@ -37,6 +37,7 @@ class Case:
     root: Path
     digest: str
     precision: str
+    batch_size: int
 
     def ours(self, steps: int) -> list[str]:
         """Command of kdscale's side."""
@@ -44,12 +45,12 @@ class Case:
 
     def bare(self, steps: int) -> list[str]:
         """Command of the bare loop."""
-        return ["benchmarks.bare", str(self.root / "bare"), self.name, self.precision, str(steps)]
+        return ["benchmarks.bare", str(self.root / "bare"), self.name, self.precision, str(steps), str(self.batch_size)]
 
 
-def make_case(name: str, folder: Path, more: Sequence[str] = ()) -> Case:
+def make_case(name: str, folder: Path, more: Sequence[str] = (), *, world: int = WORLD) -> Case:
     """Convert the data, make the teacher where there is one (two steps: its figures do not matter here)."""
-    overrides = [f"stages.{MEASURED[name]}.train.epochs={EPOCHS}", f"engine.processes={WORLD}", *more]
+    overrides = [f"stages.{MEASURED[name]}.train.epochs={EPOCHS}", f"engine.processes={world}", *more]
     if name == "kd":
         overrides += ["stages.teacher.data.limit=256", "stages.teacher.train.epochs=1"]
         overrides += ["stages.teacher.engine.processes=1", "stages.assistant.teachers.teacher.cache=null"]
@@ -62,7 +63,7 @@ def make_case(name: str, folder: Path, more: Sequence[str] = ()) -> Case:
     finish(plan, plan.stages[wanted.definition["data"]["store"]], root)
     spec = StageSpec.model_validate(wanted.definition["spec"])
     write_views(root, wanted, spec)
-    return Case(name, root.path, wanted.digest, spec.train.precision)
+    return Case(name, root.path, wanted.digest, spec.train.precision, spec.train.batch_size)
 
 
 def make_data(folder: Path) -> Path:

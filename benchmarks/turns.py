@@ -14,21 +14,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
+from benchmarks.collectives import Collectives
 from benchmarks.figures import REPOSITORY
 
 Batch = TypeVar("Batch")
 READY_WITHIN_S = 180.0
+COUNT = "count"
+"""What a worker is told where a turn's collectives are to be counted."""
 
 
 # ------------------------------------------------------------------------------- the worker's side
 
 
-def status_kb(key: str) -> int:
-    """VmRSS, VmHWM or another entry of this process, in kB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def status_kb(key: str, pid: int | None = None) -> int:
+    """VmRSS, VmHWM or another entry of a process, in kB (default: of this one)."""
+    for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == key:
             return int(value.split()[0])
@@ -52,6 +58,7 @@ class Turns:
     def __init__(self, steps: int, imports_kb: int) -> None:
         self._steps, self._imports_kb = steps, imports_kb
         self._left = 0
+        self._heard = Collectives()
         self._answers = os.dup(1)
         os.dup2(2, 1)  # nothing else that is printed may enter the protocol
 
@@ -68,10 +75,15 @@ class Turns:
         return self.between(range(steps))
 
     def _wait(self) -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # what was launched is a part of the turn
         answer = {"imports_kb": self._imports_kb, "peak_kb": status_kb("VmHWM"), "rss_kb": status_kb("VmRSS")}
-        os.write(self._answers, json.dumps(answer).encode() + b"\n")
-        if not sys.stdin.readline():
+        os.write(self._answers, json.dumps(answer | {"collectives": self._heard.stop()}).encode() + b"\n")
+        told = sys.stdin.readline()
+        if not told:
             os._exit(0)
+        if told.strip() == COUNT:
+            self._heard.start()
         self._left = self._steps
 
 
@@ -104,16 +116,16 @@ class Workers:
             )
             for rank in range(world)
         ]
-        self.memory: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
         """What each process answered last."""
         self._hear()
 
-    def turn(self) -> float:
+    def turn(self, word: str = "go") -> float:
         """Let them train one turn; returns its seconds."""
         begun = time.perf_counter()
         for process in self._processes:
             assert process.stdin is not None
-            process.stdin.write(b"go\n")
+            process.stdin.write(f"{word}\n".encode())
             process.stdin.flush()
         self._hear()
         return time.perf_counter() - begun
@@ -123,9 +135,13 @@ class Workers:
         for process in self._processes:
             process.kill()
             process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
 
     def _hear(self) -> None:
-        self.memory = []
+        self.answers = []
         for process in self._processes:
             assert process.stdout is not None
             if not select.select([process.stdout], [], [], READY_WITHIN_S)[0]:
@@ -135,4 +151,4 @@ class Workers:
             if not line:
                 self.close()
                 raise RuntimeError(f"{process.args} has ended; what it said stands above")
-            self.memory.append(json.loads(line))
+            self.answers.append(json.loads(line))

@@ -98,6 +98,16 @@ class Batch:
         """Copy the tensors to `device` without waiting."""
         return self._each(lambda t: t.to(device, non_blocking=True))
 
+    def pinned(self) -> Batch:
+        """A copy in page-locked memory of the host, which a GPU reads while the host goes on."""
+        return self._each(Tensor.pin_memory)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that it holds."""
+        return [t for t in (getattr(self, f.name) for f in fields(self)) if isinstance(t, Tensor)] + [
+            *self.records.values()
+        ]
+
     def first(self, count: int) -> Batch:
         """The first `count` samples."""
         return self._each(lambda t: t[:count])

@@ -159,21 +159,30 @@ def _rows(model: nn.Module, catches: Mapping[str, Catch], names: Mapping[str, st
     return rows
 
 
-def _make(origin: Origin, student: StudentConfig, classes: int, seen: NetworkInput) -> nn.Module:
+def constructor_arguments(origin: Origin, student: StudentConfig, logits: int, seen: NetworkInput) -> dict[str, Any]:
+    """What a model's constructor is called with: what the data says, and over it what the config does.
+
+    Raises:
+        ConfigError: the model has no such argument.
+    """
     arguments = student.arguments
     classes_name = arguments.pop("classes_arg", origin.classes)
     check_arguments(origin, student.model, arguments)
-    implied: dict[str, Any] = {classes_name: classes} if classes_name else {}
+    implied: dict[str, Any] = {classes_name: logits} if classes_name else {}
     if origin.channels:
         implied[origin.channels] = seen.channels
     if origin.size:
         implied[origin.size] = seen.size
+    return {**implied, **arguments}
+
+
+def _make(origin: Origin, student: StudentConfig, classes: int, seen: NetworkInput) -> nn.Module:
     try:
-        return origin.make(**{**implied, **arguments})
+        return origin.make(**constructor_arguments(origin, student, classes, seen))
     except KDScaleError:
         raise
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        said = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        said = ", ".join(f"{k}={v!r}" for k, v in student.arguments.items())
         raise ConfigError(f"student: {student.model}({said}): {error}") from error
 
 

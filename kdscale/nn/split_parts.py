@@ -46,7 +46,7 @@ class ServerPart(nn.Module):
     def forward(self, sent: UInt8[Tensor, "B c h w"]) -> Float[Tensor, "B C"]:
         """Return the logits."""
         seen = self.tail.input
-        blank = sent.new_zeros(len(sent), seen.given, seen.given_size, seen.given_size, dtype=torch.uint8)
+        blank = sent.new_zeros(sent.shape[0], seen.given, seen.given_size, seen.given_size, dtype=torch.uint8)
         with self._handed.over(self.decoder(self.wire.read(sent))):
             logits: Tensor = self.tail(blank).logits
         return logits

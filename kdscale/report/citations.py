@@ -17,7 +17,7 @@ from kdscale import plugins
 from kdscale.config.schema import StageSpec
 from kdscale.report.records import SweepRecord
 
-__all__ = ["Used", "bibliography", "entries_of", "used_by"]
+__all__ = ["Used", "bibliography", "bibliography_of", "entries_of", "used_by"]
 
 _HEAD = re.compile(r"@(\w+)\s*\{\s*([^\s,{}\"#%~=()\\]+)\s*,")
 
@@ -33,9 +33,19 @@ class Used(NamedTuple):
 
 def bibliography(sweeps: Sequence[SweepRecord]) -> str:
     """Entries of what sweeps used, sorted by key and each once, and comments on what has none."""
-    found: dict[str, str] = _of_kdscale()
     remarks: set[str] = set()
-    for whose, text, optional in _texts(sweeps, remarks):
+    return _joined(list(_texts(sweeps, remarks)), remarks)
+
+
+def bibliography_of(spec: StageSpec) -> str:
+    """Entries of what one stage uses, likewise."""
+    remarks: set[str] = set()
+    return _joined(list(_texts_of(spec, remarks)), remarks)
+
+
+def _joined(texts: Sequence[tuple[str, str, frozenset[str]]], remarks: set[str]) -> str:
+    found: dict[str, str] = _of_kdscale()
+    for whose, text, optional in texts:
         try:
             entries = entries_of(text)
         except ValueError as error:
@@ -86,12 +96,15 @@ def _texts(sweeps: Sequence[SweepRecord], remarks: set[str]) -> Iterator[tuple[s
             if "spec" not in stage.definition:
                 remarks.add(f"{sweep.name_of(stage)} left no stage.yaml: what it uses is not known")
                 continue
-            spec = StageSpec.model_validate(stage.definition["spec"])
-            for used in used_by(spec):
-                text = plugins.bibtex(*used)
-                if not text and ":" in used.name:
-                    remarks.add(_without_entry(used))
-                yield f"{used.kind} {used.name}", text, _unused(spec) if used.name == "ce" else frozenset()
+            yield from _texts_of(StageSpec.model_validate(stage.definition["spec"]), remarks)
+
+
+def _texts_of(spec: StageSpec, remarks: set[str]) -> Iterator[tuple[str, str, frozenset[str]]]:
+    for used in used_by(spec):
+        text = plugins.bibtex(*used)
+        if not text and ":" in used.name:
+            remarks.add(_without_entry(used))
+        yield f"{used.kind} {used.name}", text, _unused(spec) if used.name == "ce" else frozenset()
 
 
 def _without_entry(used: Used) -> str:

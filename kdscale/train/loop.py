@@ -24,6 +24,7 @@ from kdscale.train.asking import ask
 from kdscale.train.device import seed_generators
 from kdscale.train.evaluate import Figures
 from kdscale.train.metrics import Meter, one
+from kdscale.train.moving import moved_to
 from kdscale.train.pixels import PixelFigures
 from kdscale.train.stop import Interrupted, Stop
 
@@ -162,7 +163,7 @@ class Loop:
         batches = self.loader.epoch(state.epoch, state.index) if state.index < steps else iter(())
         try:
             waited = time.perf_counter()
-            for batch in waiting(batches, "data"):
+            for batch in waiting(moved_to(self.device, batches), "data"):
                 self.meter.spend("data", time.perf_counter() - waited)
                 self._step(batch)
                 self._between_steps()
@@ -176,8 +177,7 @@ class Loop:
         state = self.state
         if state.step not in state.skip:
             seed_generators(seed_of("step", self.seed, state.step, ranks.rank()), self.device)
-            with phase("data"):
-                batch = replace(batch, step=state.step).to(self.device)
+            batch = replace(batch, step=state.step)
             losses = train_step(self.engine, self.teachers, batch, self.train.accumulation, self.meter)
             if self.engine.left_out:
                 state.skipped += 1

@@ -1,4 +1,4 @@
-"""Training and evaluation over two ranks: the same as one process of the whole batch, whoever has a row more."""
+"""Training and evaluation over several ranks: as one process of the whole batch, whoever has a row more."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ from kdscale.engines.ddp import DdpEngine
 def trained(steps, accumulation, rank=0, world=1, **options):
     torch.manual_seed(0)
     ours = strategy(Linear().double()).double()
-    config = TrainConfig(epochs=1, batch_size=8, precision="fp32", accumulation=accumulation, **options)
+    config = TrainConfig(epochs=1, batch_size=16, precision="fp32", accumulation=accumulation, **options)
     engine = DdpEngine(ours, config, steps_per_epoch=10)
     for step in range(steps):
-        mine = batch(step).split(world)[rank]
+        mine = batch(step, count=16).split(world)[rank]
         for index, part in enumerate(mine.split(accumulation)):
             with engine.micro(index):
                 engine.update(engine.forward(part, {}, "pass0").total)
@@ -79,12 +79,12 @@ def trained(steps, accumulation, rank=0, world=1, **options):
 
 
 OPTIONS = [dict(), dict(grad_clip=0.05), dict(optimizer="adamw", lr=0.01)]
-over_two = [trained(6, accumulation, rank, world, **o) for o in OPTIONS for accumulation in (1, 2)]
+over_all = [trained(6, accumulation, rank, world, **o) for o in OPTIONS for accumulation in (1, 2)]
 ranks.leave()
 alone = [trained(6, 1, **o) for o in OPTIONS for _ in (1, 2)]
-for two, one in zip(over_two, alone, strict=True):
+for several, one in zip(over_all, alone, strict=True):
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(several[name], value, rtol=1e-11, atol=1e-13)
 print("equal")
 """
 
@@ -138,3 +138,8 @@ print("equal")
 @pytest.mark.parametrize("program", [EVALUATE, TRAIN, CHECKPOINT], ids=["evaluate", "train", "checkpoint"])
 def test_two_ranks(program: str, root: Path, tmp_path: Path) -> None:
     run_on_ranks(START + program, root, PYTHONPATH=str(root), FOLDER=str(tmp_path / "checkpoints"))
+
+
+@pytest.mark.parametrize("world", [4, 8])
+def test_more_ranks_than_most_machines_have_cores(world: int, root: Path) -> None:
+    run_on_ranks(START + TRAIN, root, world=world, PYTHONPATH=str(root))

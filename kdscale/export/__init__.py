@@ -1,0 +1,1 @@
+"""Finished networks as folders for people who do not have kdscale."""
