@@ -65,9 +65,8 @@ def make_cache(folder: Path, rows: int) -> CacheFolder:
     return cache
 
 
-def read_all(folder: Path) -> float:
+def read_all(cache: CacheFolder) -> float:
     """MB of its own that this process takes to read every record, in batches in a shuffled order."""
-    cache = CacheFolder.open(folder)
     reader, order = CacheReader(cache), np.random.default_rng(1).permutation(cache.manifest.rows)
     reader.gather(order[:BATCH], 0)
     before = status_kb("RssAnon")
@@ -80,11 +79,9 @@ def read_all(folder: Path) -> float:
 
 def reader_mb(folder: Path, rows: int) -> float:
     """`read_all` in a fresh process."""
-    make_cache(folder, rows)
-    code = (
-        f"from pathlib import Path; from benchmarks.footprint import read_all; print(read_all(Path({str(folder)!r})))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    code = "from pathlib import Path; from benchmarks.footprint import make_cache, read_all; "
+    code += f"print(read_all(make_cache(Path({str(folder)!r}), {rows})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)
 
 

@@ -178,7 +178,8 @@ def test_an_own_network_takes_its_own_file_along(sandbox: Make, tmp_path: Path) 
 PIXELS = (
     "stages.student=null", "engine.processes=1", "data={name: fashion_scenes, val_fraction: 0.1}",
     'data.options={"canvas": 32, "garments": 2, "train_rows": 128, "test_rows": 32}', "train.epochs=1",
-    "stages.teacher.losses=[{name: pixel_ce}]", "stages.teacher.student={model: segmentation, depth: 8, widths: [4, 8, 16]}",
+    "stages.teacher.losses=[{name: pixel_ce}]",
+    "stages.teacher.student={model: segmentation, depth: 8, widths: [4, 8, 16]}",
 )  # fmt: skip
 
 
