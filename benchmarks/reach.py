@@ -7,7 +7,8 @@ plain loop of benchmarks/usual.py: PIL images, a live teacher, fp32. kdscale's t
 all that it does: start, filling the teacher's cache, training, evaluation, report. Both find the teacher trained.
 
     equal epochs   both train for so many; their accuracies are printed beside the ratio
-    short          kdscale with the fewest epochs of a few that come to the usual way's accuracy
+    short          kdscale by a recipe of its own (RECIPE), with the fewest epochs of a few that come to the usual
+                   way's accuracy
 
 Ten students the usual way are ten times one; by kdscale they are a sweep over seeds.
 """
@@ -43,6 +44,8 @@ GOALS = {"equal epochs": (4.0, 7.0), "short": (6.0, 10.0)}
 """For one student, and for all of a sweep."""
 SHORT = (0.4, 0.5, 0.6, 0.8)
 """Of the epochs, what is tried in turn."""
+RECIPE = ("stages.student.train.schedule=onecycle", "stages.student.train.warmup_epochs=1.0")
+"""What the short way changes besides: a rate that rises before it falls."""
 
 
 class Runs:
@@ -80,14 +83,15 @@ class Runs:
         np.save(target / "test.npy", np.stack([image.squeeze(-1) for image, _ in samples]))
         np.save(target / "test_labels.npy", np.array([label for _, label in samples]))
 
-    def students(self, epochs: int, seeds: int) -> tuple[float, float]:
+    def students(self, epochs: int, seeds: int, recipe: Sequence[str] = ()) -> tuple[float, float]:
         """Seconds of the command, cache filling included, and the students' mean accuracy on test."""
         root = self._folder / f"students{epochs}x{seeds}"
         shutil.copytree(self.root, root, symlinks=True)
         begun = time.perf_counter()
         self._sweep(
-            root, f"stages.student.train.epochs={epochs}", f"stages.student.seed=range({seeds})", "name=reached"
-        )
+            root, f"stages.student.train.epochs={epochs}", f"stages.student.seed=range({seeds})", "name=reached",
+            *recipe,
+        )  # fmt: skip
         spent = time.perf_counter() - begun
         (results,) = root.glob("sweeps/reached-*/results.json")
         reached = [found["top1"] for found in json.loads(results.read_text()) if found["stage"] == "student"]
@@ -116,9 +120,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     wanted = found["usual"][0][1]
     for share in SHORT:
         epochs = max(1, round(share * given.epochs))
-        reached = runs.students(epochs, 1)
+        reached = runs.students(epochs, 1, RECIPE)
         if reached[1] >= wanted:
-            found["short"] = {1: reached, given.students: runs.students(epochs, given.students)}
+            found["short"] = {1: reached, given.students: runs.students(epochs, given.students, RECIPE)}
             found["short_epochs"] = epochs
             break
     found["usual"].append(usual(folder / "originals", given.epochs, runs.teacher))

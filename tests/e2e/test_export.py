@@ -193,6 +193,28 @@ def test_a_network_that_answers_for_pixels_is_exported_as_well(sandbox: Make, tm
     assert any(line.startswith("tried") for line in said)
 
 
+PROCEDURES = {
+    "one": ["stages.student.strategy=one", "stages.student.options.branches=2"],
+    "one's ensemble": [
+        "stages.student.student={model: resnet_cifar, depth: 8, branches: {count: 2}}", "stages.student.strategy=one"
+    ],
+    "iakd": [
+        "stages.teacher.student.depth=14", "stages.teacher.student.widths=[4, 8, 16]", "stages.student.strategy=iakd",
+        "stages.student.options={p_student: 0.5}", "stages.student.student.widths=[4, 6, 16]",
+    ],
+}  # fmt: skip
+
+
+@MATRIX
+@pytest.mark.parametrize("procedure", PROCEDURES)
+def test_whatever_trained_it_a_network_is_exported(sandbox: Make, tmp_path: Path, procedure: str) -> None:
+    box = sandbox("runs", "engine.processes=1", *PROCEDURES[procedure])
+    assert set(box.run().values()) == {"done"}
+    folder, _ = exported(box, tmp_path, "student")
+    checked = {one["what"] for one in json.loads((folder / "model.json").read_text())["checked"]["files"]}
+    assert {"model.pt2", "model.onnx"} <= checked
+
+
 @MATRIX
 def test_a_library_s_network_says_which(sandbox: Make, tmp_path: Path) -> None:
     box = sandbox(
