@@ -8,8 +8,8 @@ attribute of `Machine` or `Work` below, with where it is from; the formula is `s
     compute   images · (3 · student's forward + teacher's forward) / (peak · utilisation); a cached teacher costs none
     gradients 4 bytes a parameter, in buckets of 25 MiB, as DistributedDataParallel cuts them
     reduced   within a node as a ring over its GPUs, then between nodes as a ring over them:
-              2 (n - 1) / n · bytes / bandwidth + 2 (n - 1) · latency a bucket, n the GPUs of a node or the nodes;
-              beyond 8 nodes as a tree, 2 log2(n) latencies, as NCCL chooses
+              2 (n - 1) / n · bytes / bandwidth, n the GPUs of a node or the nodes; and a bucket's latencies,
+              2 (n - 1) of the ring within a node and 2 log2(n) between nodes, where NCCL takes trees for small messages
     hidden    all buckets but the last are reduced while the backward pass (2/3 of the student's work) goes on
     agreed    every 4 steps all hosts agree whether to go on: a message of 8 bytes, 2 log2(ranks) host latencies
 """
@@ -93,7 +93,7 @@ def step(work: Work, machine: Machine, gpus: int, network_gbit: float) -> dict[s
 def _reduced(machine: Machine, gpus: int, volume: float, buckets: int, network_bytes_s: float) -> float:
     inside, nodes = min(gpus, machine.gpus_a_node), math.ceil(gpus / machine.gpus_a_node)
     seconds = _ring(inside, volume, machine.inside_bytes_s) + _ring(nodes, volume, network_bytes_s)
-    hops = 2 * (inside - 1) + (2 * (nodes - 1) if nodes <= 8 else 2 * math.log2(nodes))
+    hops = 2 * (inside - 1) + 2 * math.log2(nodes)
     return seconds + buckets * hops * machine.gpu_latency_s
 
 
@@ -147,7 +147,8 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]]) -
         axes.grid(alpha=0.3)
     figure.supxlabel("GPUs")
     figure.supylabel("efficiency, % (on paper)")
-    figure.axes[0].legend(fontsize=8, title="network of a node, Gbit/s", title_fontsize=8)
+    lines = figure.axes[0].get_lines()
+    figure.legend(handles=lines, loc="outside upper center", ncols=4, fontsize=8, title="network of a node, Gbit/s")
     figure.savefig(RESULTS / "at_scale.png", dpi=120)
 
 
