@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from kdscale.errors import ConfigError
@@ -24,7 +24,7 @@ _MISSING = "needs onnx, onnxscript and onnxruntime: pip install 'kdscale[export]
 
 def write_safetensors(model: nn.Module, path: Path) -> None:
     """Write the bare model's parameters and buffers under their own names."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def write_pt2(part: Part, path: Path) -> None:
