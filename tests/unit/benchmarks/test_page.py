@@ -37,6 +37,7 @@ def test_a_figure_lies_beside_its_goal(tmp_path: Path, value: float, sense: str,
     assert drawn(tmp_path, value, sense) == (verdict, dot, MIDDLE if sense == ">=" else 0)
 
 
-def test_what_has_no_rows_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "loader.json").write_text(json.dumps({"goal": 0.97, "ratios": {}}))
+@pytest.mark.parametrize("found", [{"goal": 0.97, "ratios": {}}, {"rows": []}])
+def test_what_has_no_rows_is_passed_over(tmp_path: Path, found: dict[str, object]) -> None:
+    (tmp_path / "loader.json").write_text(json.dumps(found))
     assert "0 of 0 figures" in write_page(tmp_path).read_text()
