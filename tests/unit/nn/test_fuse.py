@@ -101,7 +101,9 @@ def to_itself(net: Net, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("join", "fused"), [(shared, 1), (broadcast, 0), (in_place, 2), (twice, 3), (to_itself, 0)], ids=lambda v: str(v)
+    ("join", "fused"),
+    [(shared, 1), (broadcast, 0), (in_place, 2), (twice, 3), (to_itself, 0)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_others_read_is_left_to_them(join: Callable[[nn.Module, Tensor], Tensor], fused: int) -> None:
     source = NetworkInput(given=1, given_size=28, channels=1, size=28, mean=(0.3,), std=(0.35,))
