@@ -125,6 +125,17 @@ def test_a_model_that_decides_by_its_values_is_left_alone() -> None:
     assert isinstance(network.model, Net)
 
 
+def test_where_the_operators_fail_the_network_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: nn.Module, x: Tensor, other: Tensor | None = None) -> Tensor:
+        raise RuntimeError("not built with oneDNN")
+
+    monkeypatch.setattr(_Convolution, "forward", fails)
+    network = prepared(build_network(StudentConfig(model="resnet_cifar", depth=8), INFO, 28))
+    model = network.model
+    assert fuse(network, None) is None
+    assert network.model is model
+
+
 def test_with_taps_nothing_is_fused() -> None:
     network = prepared(build_network(StudentConfig(model="resnet_cifar", depth=8), INFO, 28, taps=("stage1",)))
     assert fuse(network, None) is None
