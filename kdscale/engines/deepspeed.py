@@ -131,7 +131,7 @@ class DeepSpeedEngine(TorchEngine):
     def _held(self) -> list[Tensor]:
         if self._zero_stage < 3:
             return super()._held()
-        return [p.ds_tensor.data for p in self._parameters]  # type: ignore[attr-defined]
+        return [_shard(p) for p in self._parameters]
 
     def _stepped(self) -> Sequence[Tensor]:
         if not self._zero_stage:
@@ -173,6 +173,17 @@ class DeepSpeedEngine(TorchEngine):
                 yield
         finally:
             offload._register_deepspeed_module(offload.module)
+
+
+def _shard(parameter: Any) -> Tensor:
+    """This rank's part of a parameter that ZeRO 3 shards, without what fills it up to the others' size.
+
+    Nobody writes there: it holds whatever the memory did.
+    """
+    size: int = parameter.ds_tensor.numel()
+    weights = min(size, max(0, parameter.ds_numel - ranks.rank() * size))
+    shard: Tensor = parameter.ds_tensor.data[:weights]
+    return shard
 
 
 class _Answering(nn.Module):

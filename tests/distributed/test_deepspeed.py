@@ -223,6 +223,23 @@ os._exit(0)  # past the interpreter's own exit, where gloo's threads sometimes a
 """
 
 
+PADDED = """
+on = engine(3, ema=0.9)
+train(on, range(2))
+sizes = [(p.ds_tensor.numel(), p.ds_numel) for p in on._parameters]
+behind = [max(0, min(size, (rank + 1) * size - whole)) for size, whole in sizes]
+assert rank == 0 or any(behind), "no parameter ends within a shard"
+for parameter, count in zip(on._parameters, behind, strict=True):
+    if count:
+        parameter.ds_tensor.data[-count:] = float("nan")  # what memory may hold where nothing was written
+folder.joinpath("padded").mkdir(exist_ok=True)
+ranks.barrier()
+on.save(folder / "padded")
+assert all(ema.isfinite().all() for ema in on._ema)
+print("equal")
+"""
+
+
 def run(program: str, root: Path, folder: Path, world: int = 2) -> None:
     """Run a program on `world` ranks; each must print nothing but `equal`."""
     run_on_ranks(
@@ -235,6 +252,10 @@ def run(program: str, root: Path, folder: Path, world: int = 2) -> None:
 def test_an_update_is_ddps(program: str, root: Path, tmp_path: Path) -> None:
     """Without a compiler anywhere in sight, and with nothing said on stdout."""
     run(program, root, tmp_path)
+
+
+def test_what_lies_behind_the_last_weight_of_a_shard_is_no_weight(root: Path, tmp_path: Path) -> None:
+    run(PADDED, root, tmp_path)
 
 
 def test_other_processes_go_on_bitwise(root: Path, tmp_path: Path) -> None:
