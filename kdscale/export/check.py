@@ -101,6 +101,10 @@ def latency_ms(call: Callable[[Tensor], Tensor], image: Tensor, *, calls: int = 
 HIDDEN = ("kdscale", "numpy", "PIL", "safetensors", "onnx", "onnxruntime", "pydantic", "yaml", "torchvision", "timm")
 """What a process that tries a folder finds as little as if it were not installed."""
 _HIDE = "import sys\nfor name in sys.argv[1].split(','): sys.modules[name] = None\nsys.path.insert(0, sys.argv[2])\n"
+_WITH_TORCHVISION = (
+    "import sys\nsys.path.insert(0, sys.argv[2])\n"
+    "from kdscale.nn.foreign import _let_torchvision_load\n_let_torchvision_load()\n"  # beside a torch without CUDA
+)
 _ANSWER = """
 import torch
 from modeling import load
@@ -118,7 +122,7 @@ def alone(folder: Path, needs: Sequence[str]) -> Answer:
 
     Args:
         folder: where modeling.py and model.safetensors lie.
-        needs: packages that it may import beside torch, with what they need themselves.
+        needs: packages that it imports beside torch; where torchvision is one, nothing is hidden.
     """
 
     def answer(images: Tensor, size: int) -> Tensor:
@@ -138,8 +142,17 @@ def tried(folder: Path, picture: Path, needs: Sequence[str]) -> str:
 
 
 def _by_itself(folder: Path, code: str, needs: Sequence[str], *arguments: str) -> str:
-    hidden = ("kdscale",) if needs else HIDDEN
-    command = [sys.executable, "-I", "-B", "-c", _HIDE + code, ",".join(hidden), str(folder), *arguments]
+    before = _WITH_TORCHVISION if "torchvision" in needs else _HIDE
+    command = [
+        sys.executable,
+        "-I",
+        "-B",
+        "-c",
+        before + code,
+        ",".join(("kdscale",) if needs else HIDDEN),
+        str(folder),
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StageError(f"{folder.name} cannot be used by itself:\n{done.stderr.strip()[-2000:]}")
