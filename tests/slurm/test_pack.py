@@ -63,7 +63,8 @@ def test_a_disturbed_pack_comes_back(drill: Make, undisturbed: Callable[..., Dri
     else:
         shell("scontrol", "requeue", job_of(box, "student"))
     wait_until(lambda: states(box, "student") == ["done", "done"], 180)
-    assert all(len(stage.state()["attempts"]) == 2 for stage in box.stages("student"))
+    attempts = [len(stage.state()["attempts"]) for stage in box.stages("student")]
+    assert max(attempts) == 2, "one that was done by then, as a busy machine lets happen, does not run again"
     assert weights(box) == weights(undisturbed(*TWO_LONG))
 
 
