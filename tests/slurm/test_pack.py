@@ -15,7 +15,7 @@ from tests.slurm.test_cluster import job_of, shell
 from tests.slurm.test_faults import pids_of
 
 FIVE = ("seed=range(5)", "stages.teacher.seed=0", "train.epochs=1")
-TWO_LONG = ("seed=range(2)", "stages.teacher.seed=0", "stages.teacher.train.epochs=1", "stages.student.train.epochs=30")
+TWO_LONG = ("seed=range(2)", "stages.teacher.seed=0", "stages.teacher.train.epochs=1", "stages.student.train.epochs=70")
 PACKED = "stages.student.resources.pack=3"
 ONE_CORE = "engine.processes=1"
 
@@ -63,8 +63,7 @@ def test_a_disturbed_pack_comes_back(drill: Make, undisturbed: Callable[..., Dri
     else:
         shell("scontrol", "requeue", job_of(box, "student"))
     wait_until(lambda: states(box, "student") == ["done", "done"], 180)
-    attempts = [len(stage.state()["attempts"]) for stage in box.stages("student")]
-    assert max(attempts) == 2, "one that was done by then, as a busy machine lets happen, does not run again"
+    assert all(len(stage.state()["attempts"]) == 2 for stage in box.stages("student"))
     assert weights(box) == weights(undisturbed(*TWO_LONG))
 
 
