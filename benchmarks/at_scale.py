@@ -22,10 +22,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from benchmarks.figures import RESULTS
+from kdscale.train.stop import AGREE_EVERY_STEPS
 
 BUCKET_BYTES = 25 * 2**20
 GRADIENT_BYTES = 4
-AGREE_EVERY_STEPS = 4
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 NETWORKS_GBIT = {"Ethernet 25": 25.0, "Ethernet 100": 100.0, "InfiniBand 400": 400.0, "8 x InfiniBand 400": 3200.0}
 """Of a node, each way."""

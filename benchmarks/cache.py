@@ -42,7 +42,7 @@ from kdscale.train.loop import train_step
 from kdscale.train.metrics import Meter
 from kdscale.train.stop import Stop
 
-BATCH = 128
+BATCH, BLOCK_ROWS = 128, 4096
 STEPS = 8
 """Of one side's turn."""
 OVERHEAD_ROUNDS = 4
@@ -193,21 +193,28 @@ def filling(parts: dict[str, Parts], rounds: int) -> dict[str, list[float]]:
     return in_turns({"fill": fill, "bare": bare}, rounds)
 
 
-def gathering(folder: Path, rounds: int) -> list[float]:
-    """Milliseconds to gather 1,024 rows, anywhere in a cache of a million records of 1,000 classes, warm."""
+def make_cache(folder: Path, rows: int) -> CacheFolder:
+    """A cache of noise: one view of so many rows, top 16 of 1,000 classes."""
     layout = Layout(classes=1000, kind="topk", k=16, temperatures=(1.0, 4.0))
-    rows, block_rows = np.arange(1_000_000), 4096
+    numbers = np.arange(rows)
     manifest = Manifest(
-        identity={"record": layout.document()}, rows=len(rows), rows_hash=hash_of_rows(rows),
-        record_bytes=layout.record_bytes, block_rows=block_rows, shard_records=64 * block_rows, views=1,
+        identity={"record": layout.document()}, rows=rows, rows_hash=hash_of_rows(numbers),
+        record_bytes=layout.record_bytes, block_rows=BLOCK_ROWS, shard_records=64 * BLOCK_ROWS, views=1,
     )  # fmt: skip
-    cache = CacheFolder.create(folder, manifest, rows)
+    cache = CacheFolder.create(folder, manifest, numbers)
     writer = BlockWriter(cache)
-    noise = np.random.default_rng(0).integers(0, 256, (block_rows, layout.record_bytes), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (BLOCK_ROWS, layout.record_bytes), dtype=np.uint8)
     for block in range(manifest.blocks):
         writer.take(block)
         writer.write(block, noise[: len(cache.rows_of(block))])
     writer.close()
+    return cache
+
+
+def gathering(folder: Path, rounds: int) -> list[float]:
+    """Milliseconds to gather 1,024 rows, anywhere in a cache of a million records of 1,000 classes, warm."""
+    rows = np.arange(1_000_000)
+    cache = make_cache(folder, len(rows))
     reader, draws = CacheReader(cache), np.random.default_rng(1)
     reader.gather(rows, 0)
     found = []

@@ -29,10 +29,7 @@ from benchmarks.stages import QUICKSTART, finish
 from benchmarks.submit import SWEEP, plan_once, seeds
 from benchmarks.turns import status_kb
 from kdscale.cache.folder import CacheFolder
-from kdscale.cache.layout import Layout
-from kdscale.cache.manifest import Manifest, hash_of_rows
 from kdscale.cache.reader import CacheReader
-from kdscale.cache.writer import BlockWriter
 from kdscale.config.load import load
 from kdscale.jobs.prepare import prepare_folders
 from kdscale.pipeline.artifacts import Root
@@ -41,28 +38,10 @@ from kdscale.pipeline.plan import make_plan
 TRIALS, ROWS = (1_000, 10_000), (200_000, 2_000_000)
 EPOCHS, EARLY, LATE = 60, (5, 15), 10
 GOALS = {"planner": 2_000.0, "reader": 64.0, "stage": 1.02}
-BLOCK_ROWS, BATCH = 4096, 1024
+BATCH = 1024
 
 
 # ------------------------------------------------------------------------------- a cache's reader
-
-
-def make_cache(folder: Path, rows: int) -> CacheFolder:
-    """A cache of noise: one view of so many rows, top 16 of 1,000 classes."""
-    layout = Layout(classes=1000, kind="topk", k=16, temperatures=(1.0, 4.0))
-    numbers = np.arange(rows)
-    manifest = Manifest(
-        identity={"record": layout.document()}, rows=rows, rows_hash=hash_of_rows(numbers),
-        record_bytes=layout.record_bytes, block_rows=BLOCK_ROWS, shard_records=64 * BLOCK_ROWS, views=1,
-    )  # fmt: skip
-    cache = CacheFolder.create(folder, manifest, numbers)
-    writer = BlockWriter(cache)
-    noise = np.random.default_rng(0).integers(0, 256, (BLOCK_ROWS, layout.record_bytes), dtype=np.uint8)
-    for block in range(manifest.blocks):
-        writer.take(block)
-        writer.write(block, noise[: len(cache.rows_of(block))])
-    writer.close()
-    return cache
 
 
 def read_all(cache: CacheFolder) -> float:
@@ -79,7 +58,9 @@ def read_all(cache: CacheFolder) -> float:
 
 def reader_mb(folder: Path, rows: int) -> float:
     """`read_all` in a fresh process."""
-    code = "from pathlib import Path; from benchmarks.footprint import make_cache, read_all; "
+    code = (
+        "from pathlib import Path; from benchmarks.cache import make_cache; from benchmarks.footprint import read_all; "
+    )
     code += f"print(read_all(make_cache(Path({str(folder)!r}), {rows})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)

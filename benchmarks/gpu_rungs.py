@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.bare import soft_target_loss
 from benchmarks.gpu_nets import ResNet18, ResNet50
 
-TEMPERATURE, KD_WEIGHT = 4.0, 0.9
+KD_WEIGHT = 0.9
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 WARM_UP = 4
 
@@ -113,9 +114,3 @@ class Step:
             loss = (1 - KD_WEIGHT) * loss + KD_WEIGHT * soft_target_loss(logits.float(), self._answer)
         loss.backward()
         self._optimizer.step()
-
-
-def soft_target_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL divergence of the softened classes, times temperature squared."""
-    log_p, log_q = ((logits / TEMPERATURE).log_softmax(dim=1) for logits in (student, teacher))
-    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * TEMPERATURE**2
