@@ -21,6 +21,8 @@ SLOW_STUDENT = (*_OWN, "stages.student.student.model=drowsy:Trained")
 SLOW_PAIR = (*SLOW_STUDENT, "stages.teacher.student.model=drowsy:Trained")
 """Where teacher and student have to be of one class."""
 SLOW_TEACHER = (*_OWN, "stages.teacher.student.model=drowsy:Asked")
+SLOWLY_TAUGHT = (*_OWN, "stages.teacher.student.model=drowsy:Trained")
+"""Where it is the teacher's own training that is hit."""
 
 
 class _Pause(nn.ReLU):

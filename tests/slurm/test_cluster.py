@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from tests.plugins.drowsy import SLOWLY_TAUGHT
 from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, own_net, wait_until
 
-LONG = "stages.teacher.train.epochs=70"
-"""Enough work to be disturbed in."""
+SLOWLY = ("stages.teacher.train.epochs=35", *SLOWLY_TAUGHT)
+"""Time enough to be disturbed in, on however fast a machine: 14 s of pauses alone, in 700 steps."""
 ENDLESS = "stages.teacher.train.epochs=2000"
 """More than is ever waited for: a wish to stop is seen within ten seconds of work."""
 TWO = "resources.processes_per_node=2"
@@ -57,7 +58,7 @@ def test_two_nodes_with_two_processes_each(drill: Make) -> None:
 def test_a_preempted_job_comes_back(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     """By a job in the partition above: told to save, put back into the queue, and gone on with."""
     box = drill()
-    sweep = box.start(LONG, TWO_NODES, ONLY_TEACHER)
+    sweep = box.start(*SLOWLY, TWO_NODES, ONLY_TEACHER)
     box.reaches("teacher", 100)
     shell("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 3", "--output=/dev/null")
     said, _ = sweep.communicate(timeout=240)
@@ -65,26 +66,26 @@ def test_a_preempted_job_comes_back(drill: Make, undisturbed: Callable[..., Dril
     attempts = box.state("teacher")["attempts"]
     assert [a["outcome"] for a in attempts] == ["interrupted", "done"]
     assert attempts[1]["resumed_from"] >= 100
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, processes=2), "teacher")
+    demand_equal(box, undisturbed(*SLOWLY, ONLY_TEACHER, processes=2), "teacher")
 
 
 def test_a_requeued_job_goes_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     """By an administrator: killed after KillWait at the latest."""
     box = drill()
-    sweep = box.start(LONG, ONLY_TEACHER)
+    sweep = box.start(*SLOWLY, ONLY_TEACHER)
     box.reaches("teacher", 100)
     shell("scontrol", "requeue", job_of(box, "teacher"))
     said, _ = sweep.communicate(timeout=240)
     assert sweep.returncode == 0, said
     assert len(box.state("teacher")["attempts"]) == 2
-    demand_equal(box, undisturbed(LONG), "teacher")
+    demand_equal(box, undisturbed(*SLOWLY), "teacher")
 
 
 def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(
     drill: Make, undisturbed: Callable[..., Drill]
 ) -> None:
     box = drill()
-    sweep = box.start(LONG, ONLY_TEACHER)
+    sweep = box.start(*SLOWLY, ONLY_TEACHER)
     try:
         box.reaches("teacher", 100)
         node = box.state("teacher")["attempts"][-1]["host"]
@@ -94,7 +95,7 @@ def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(
         control("up")
     assert sweep.returncode == 0, said
     assert len(box.state("teacher")["attempts"]) == 2
-    demand_equal(box, undisturbed(LONG), "teacher")
+    demand_equal(box, undisturbed(*SLOWLY), "teacher")
 
 
 def test_cancelled_means_not_requeued(drill: Make) -> None:
@@ -160,12 +161,13 @@ def test_the_dry_run_prints_what_sbatch_would_get(drill: Make) -> None:
 
 
 def test_stages_longer_than_the_limit_go_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
-    """A limit of one minute, of which SLURM leaves less than half; the steps take 36 s on however fast a machine."""
+    """A limit of one minute; on a node the steps take 72 s, however fast the machine."""
     box = drill()
-    slow = ("train.epochs=60", ONLY_TEACHER, *own_net(box, forward="time.sleep(0.03 * self.training)"))
-    box.sweep(*slow, "resources.time_min=1")
+    pause = "time.sleep(0.06 * self.training * ('SLURM_PROCID' in os.environ))"
+    long = ("train.epochs=60", ONLY_TEACHER, *own_net(box, forward=pause))
+    box.sweep(*long, "resources.time_min=1")
     assert len(box.state("teacher")["attempts"]) >= 2
-    demand_equal(box, undisturbed(*slow), "teacher")
+    demand_equal(box, undisturbed(*long), "teacher")
 
 
 def test_students_wait_each_for_their_own_teacher(drill: Make) -> None:
@@ -183,6 +185,7 @@ def test_sharded_over_two_nodes(drill: Make) -> None:
         "resources.processes_per_node=2",
         "engine={name: deepspeed, zero_stage: 1}",
         ONLY_TEACHER,
+        *SLOWLY_TAUGHT,
     )
     box = drill()
     box.sweep(*over, detach=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.matrix import MATRIX
 from tests.slurm.conftest import Drill, Make, own_net, wait_until
-from tests.slurm.test_cluster import ENDLESS, LONG, ONLY_TEACHER, TWO, demand_equal, job_of, shell
+from tests.slurm.test_cluster import ENDLESS, ONLY_TEACHER, SLOWLY, TWO, demand_equal, job_of, shell
 
 
 def pids_of(drill: Drill, name: str) -> list[int]:
@@ -40,18 +40,18 @@ def plugin(drill: Drill, source: str) -> tuple[str, ...]:
 
 def test_a_killed_rank_comes_back_by_itself(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     box = drill()
-    box.sweep(LONG, ONLY_TEACHER, TWO, detach=True)
+    box.sweep(*SLOWLY, ONLY_TEACHER, TWO, detach=True)
     box.reaches("teacher", 100)
     os.kill(pids_of(box, "teacher")[1], signal.SIGKILL)
     state = box.becomes("teacher", "done")
     assert len(state["attempts"]) == 2
     assert len(box.jobs()) == 2, "the same job, put back into the queue"
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, processes=2), "teacher")
+    demand_equal(box, undisturbed(*SLOWLY, ONLY_TEACHER, processes=2), "teacher")
 
 
 def test_a_rank_that_hangs_is_named_and_ended(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     box = drill().ask_for(hang_after_min=0.2)
-    box.sweep(LONG, ONLY_TEACHER, TWO, detach=True)
+    box.sweep(*SLOWLY, ONLY_TEACHER, TWO, detach=True)
     box.reaches("teacher", 100)
     os.kill(pids_of(box, "teacher")[1], signal.SIGSTOP)
 
@@ -66,7 +66,7 @@ def test_a_rank_that_hangs_is_named_and_ended(drill: Make, undisturbed: Callable
     assert "most recent call first" in log
     assert "kdscale/train/loop.py" in log, "in a step, or where an epoch ends"
     box.becomes("teacher", "done")
-    demand_equal(box, undisturbed(LONG, ONLY_TEACHER, processes=2), "teacher")
+    demand_equal(box, undisturbed(*SLOWLY, ONLY_TEACHER, processes=2), "teacher")
 
 
 def test_scancel_means_cancelled(drill: Make) -> None:
@@ -120,7 +120,7 @@ def test_a_full_disk_is_waited_for(drill: Make, small_disk: Path) -> None:
     """With room again, it goes on by itself."""
     box = drill().ask_for(retry_after_min=[0.05] * 20)
     box.root = small_disk / "runs"
-    box.sweep(LONG, ONLY_TEACHER, detach=True)
+    box.sweep(*SLOWLY, ONLY_TEACHER, detach=True)
     box.reaches("teacher", 100)
     fill = small_disk / "fill"
     with suppress(OSError), fill.open("wb", buffering=0) as file:
@@ -136,7 +136,7 @@ def test_a_full_disk_is_waited_for(drill: Make, small_disk: Path) -> None:
 def test_what_a_site_does_not_bring_back_is_healed(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     """Where jobs may not be requeued, dependants are cancelled with them: cron submits all of it again, once."""
     box = drill().ask_for(sbatch={"no-requeue": True})
-    box.sweep(LONG, detach=True)
+    box.sweep(*SLOWLY, detach=True)
     box.reaches("teacher", 100)
     os.kill(pids_of(box, "teacher")[0], signal.SIGKILL)
     wait_until(lambda: not shell("squeue", "--noheader"), 60)
@@ -146,8 +146,8 @@ def test_what_a_site_does_not_bring_back_is_healed(drill: Make, undisturbed: Cal
     box.becomes("student", "done")
     assert "at rest; report" in box.heal()
     assert "at rest" not in box.heal()
-    demand_equal(box, undisturbed(LONG), "teacher")
-    demand_equal(box, undisturbed(LONG), "student")
+    demand_equal(box, undisturbed(*SLOWLY), "teacher")
+    demand_equal(box, undisturbed(*SLOWLY), "student")
 
 
 def test_more_than_the_site_takes_at_once_waits(drill: Make) -> None:

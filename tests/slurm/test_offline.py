@@ -16,6 +16,7 @@ import yaml
 
 from tests.matrix import MATRIX
 from tests.mlflow_server import RealServer, free_port
+from tests.plugins.drowsy import SLOWLY_TAUGHT
 from tests.slurm.conftest import EXPERIMENT, PLACE, PROFILE, ROOT, Drill, Make, wait_until
 from tests.tracking_store import stored_runs
 from tests.unit.data.places import FASHION
@@ -186,7 +187,7 @@ def test_jobs_ship_to_a_server_without_anybody_on_the_login_node(
 @MATRIX
 def test_what_a_job_shipped_before_it_was_requeued_is_not_shipped_again(drill: Make, server: RealServer) -> None:
     box = drill()
-    long = (ONLY_TEACHER, "train.epochs=60", f"tracking={{uri: '{server.uri}', ship: job}}")
+    long = (ONLY_TEACHER, "train.epochs=35", *SLOWLY_TAUGHT, f"tracking={{uri: '{server.uri}', ship: job}}")
     box.sweep(*long, detach=True)
     box.reaches("teacher", 100)
     wait_until(lambda: metrics_of(server).get("stage", 0) > 0, 60)
@@ -205,7 +206,7 @@ def test_what_a_job_shipped_before_it_was_requeued_is_not_shipped_again(drill: M
 def test_a_server_that_is_killed_and_comes_back_has_everything_once(drill: Make, server: RealServer) -> None:
     """While its stage is requeued, too."""
     box = drill()
-    sweep = box.start(ONLY_TEACHER, "train.epochs=100", f"tracking.uri={server.uri}")
+    sweep = box.start(ONLY_TEACHER, "train.epochs=35", *SLOWLY_TAUGHT, f"tracking.uri={server.uri}")
     box.reaches("teacher", 100)
     server.kill()
     (job,) = [note["job"] for note in box.jobs() if note["stage"] == "teacher"]

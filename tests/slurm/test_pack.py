@@ -10,12 +10,16 @@ from collections.abc import Callable
 import pytest
 
 from tests.matrix import MATRIX
+from tests.plugins.drowsy import SLOW_STUDENT
 from tests.slurm.conftest import ROOT, Drill, Make, wait_until
 from tests.slurm.test_cluster import job_of, shell
 from tests.slurm.test_faults import pids_of
 
 FIVE = ("seed=range(5)", "stages.teacher.seed=0", "train.epochs=1")
-TWO_LONG = ("seed=range(2)", "stages.teacher.seed=0", "stages.teacher.train.epochs=1", "stages.student.train.epochs=70")
+TWO_LONG = (
+    "seed=range(2)", "stages.teacher.seed=0", "stages.teacher.train.epochs=1", "stages.student.train.epochs=35",
+    *SLOW_STUDENT,
+)  # fmt: skip
 PACKED = "stages.student.resources.pack=3"
 ONE_CORE = "engine.processes=1"
 
