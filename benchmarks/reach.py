@@ -116,17 +116,25 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     runs = Runs(folder, [f"data.limit={given.rows}", f"train.epochs={given.epochs}"])
     runs.write_originals(folder / "originals")
     found: dict[str, Any] = {"usual": [usual(folder / "originals", given.epochs, runs.teacher)]}
+    tell("the usual way", found["usual"])
     found["equal epochs"] = {count: runs.students(given.epochs, count) for count in (1, given.students)}
+    tell("equal epochs", found["equal epochs"])
     wanted = found["usual"][0][1]
     for share in SHORT:
         epochs = max(1, round(share * given.epochs))
         reached = runs.students(epochs, 1, RECIPE)
+        tell(f"short, {epochs} epochs", reached)
         if reached[1] >= wanted:
             found["short"] = {1: reached, given.students: runs.students(epochs, given.students, RECIPE)}
             found["short_epochs"] = epochs
             break
     found["usual"].append(usual(folder / "originals", given.epochs, runs.teacher))
     return found
+
+
+def tell(what: str, seconds_and_top1: object) -> None:
+    """What is known so far of a run that lasts an hour."""
+    print(f"reach: {what}: {seconds_and_top1}", file=sys.stderr, flush=True)
 
 
 def rows_of(found: Mapping[str, Any], students: int) -> list[Row]:
