@@ -1,6 +1,6 @@
 """Time to an accuracy: a distillation the usual way to its end, and by kdscale, from the command to its exit.
 
-    python -m benchmarks.reach [--rows 60000] [--epochs 10] [--students 10] [--quick]
+    python -m benchmarks.reach [--rows 60000] [--epochs 10] [--students 10] [--runs DIR] [--quick]
 
 ResNet-56 teaches ResNet-8 on real Fashion-MNIST, 32 pixels, crop and flip, under one schedule. The usual way is the
 plain loop of benchmarks/usual.py: PIL images, a live teacher, fp32. kdscale's time is that of `launch/sweep.py` with
@@ -53,12 +53,13 @@ class Runs:
 
     Args:
         folder: for all of it.
+        root: where the teacher is trained, or found.
         given: overrides of the config.
     """
 
-    def __init__(self, folder: Path, given: Sequence[str]) -> None:
+    def __init__(self, folder: Path, root: Path, given: Sequence[str]) -> None:
         self._folder, self._given = folder, given
-        self.root = folder / "teacher"
+        self.root = root
         self._sweep(self.root, "stages.student=null")
         self.plan = make_plan(load(CONFIG, [*given]), Root(self.root))
 
@@ -113,7 +114,8 @@ def usual(originals: Path, epochs: int, teacher: Path) -> tuple[float, float]:
 
 def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Seconds and accuracies of all ways, the usual one before and after the others."""
-    runs = Runs(folder, [f"data.limit={given.rows}", f"train.epochs={given.epochs}"])
+    root = given.runs or folder / "teacher"
+    runs = Runs(folder, root, [f"data.limit={given.rows}", f"train.epochs={given.epochs}"])
     runs.write_originals(folder / "originals")
     found: dict[str, Any] = {"usual": [usual(folder / "originals", given.epochs, runs.teacher)]}
     tell("the usual way", found["usual"])
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--students", type=int, default=10)
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="where the teacher is kept")
     parser.add_argument("--quick", action="store_true", help="few rows and two epochs: for trying out only")
     given = parser.parse_args()
     if given.quick:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["card", "checksums", "write_json"]
+__all__ = ["broken_files", "card", "checksums", "write_json"]
 
 SUMS = "SHA256SUMS"
 _FIGURES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "ece": "calibration error", "nll": "cross-entropy"}
@@ -87,6 +87,20 @@ def _checked(one: Mapping[str, Any]) -> str:
 
 def checksums(folder: Path) -> None:
     """Write SHA256SUMS of every file of a folder, as `sha256sum --check` reads it."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
+    lines = [f"{digest}  {name}" for name, digest in _sums(folder).items()]
     (folder / SUMS).write_text("\n".join(lines) + "\n")
+
+
+def broken_files(folder: Path) -> list[str]:
+    """Names of files that are not what SHA256SUMS says or are gone; that file's own, where there is none."""
+    if not (folder / SUMS).is_file():
+        return [SUMS]
+    wanted = dict(line.split("  ", 1)[::-1] for line in (folder / SUMS).read_text().splitlines())
+    found = _sums(folder)
+    return [name for name, digest in wanted.items() if found.get(name) != digest]
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder, by name."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kdscale.pipeline.planned import Plan
     from kdscale.trackers.shipping import ShipperProcess
 
-__all__ = ["run_command"]
+__all__ = ["execute", "planned", "profile_named", "run_command"]
 
 ASK_ABOVE_JOBS = 100
 ASK_ABOVE_BYTES = 10e9
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
         return listings.plugins_of([*options.list, *([options.config] if options.config else []), *options.overrides])
     if not options.config:
         raise ConfigError("which config? python launch/sweep.py CONFIG [KEY=VALUE ...] (see --help)")
-    profile = _profile(options.cluster)
+    profile = profile_named(options.cluster)
     warm = _warm_parent(options)
     try:
         return _sweep(options, command, warm, profile)
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
             warm.close()
 
 
-def _profile(cluster: str) -> Profile | None:
+def profile_named(cluster: str) -> Profile | None:
     """What `--cluster` names, where it is not this machine. Raises: ConfigError."""
     if cluster in ("local", "inline"):
         return None
@@ -109,7 +109,7 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
         return DONE
     if bundle:
         bundle.tell_plugins(console)
-    plan = _plan(sweep, root, options, command, profile)
+    plan = planned(sweep, root, options, command, profile)
     if profile is not None:
         from kdscale.jobs.slurm.bounds import within_limits
 
@@ -125,13 +125,14 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
         from kdscale.jobs.smoke import smoke
 
         return smoke(plan, sweep, root, console)
-    code = _execute(plan, root, options, console, warm, sweep, profile)
+    code = execute(plan, root, options, console, warm, sweep, profile)
     if bundle and code != USAGE:
         bundle.tell_results(root.path / "sweeps" / plan.folder_name, console)
     return code
 
 
-def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, profile: Profile | None) -> Plan:
+def planned(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, profile: Profile | None) -> Plan:
+    """Plan a sweep for where it will run; to look only, nothing is fetched. Raises: KDScaleError."""
     from kdscale.pipeline.machine import Site
     from kdscale.pipeline.plan import make_plan
 
@@ -145,10 +146,11 @@ def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, p
     return make_plan(sweep, root, fresh=options.fresh, fetch=runs, command=command, site=site)
 
 
-def _execute(  # noqa: PLR0913
+def execute(  # noqa: PLR0913
     plan: Plan, root: Root, options: argparse.Namespace, console: Console, warm: WarmParent | None, sweep: Sweep,
     profile: Profile | None,
 ) -> int:  # fmt: skip
+    """Prepare a plan's folders and run what is to be run; returns the exit code. Raises: KDScaleError."""
     from kdscale.jobs.shipping import check_tracking
 
     check_tracking(root.path, plan.tracking, on_cluster=profile is not None)

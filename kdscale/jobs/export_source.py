@@ -21,7 +21,10 @@ from kdscale.pipeline.assemble import image_size
 from kdscale.pipeline.names import resolve
 from kdscale.train.build import store_of_stage
 
-__all__ = ["CALIBRATION_IMAGES", "CHECKED_IMAGES", "Finished", "command_of", "finished_stage", "lineage"]
+__all__ = [
+    "CALIBRATION_IMAGES", "CHECKED_IMAGES", "Finished", "command_of", "finished_stage", "lineage", "stage_named",
+    "trained_network",
+]  # fmt: skip
 
 CHECKED_IMAGES, CALIBRATION_IMAGES = 1000, 256
 
@@ -49,29 +52,46 @@ def finished_stage(root: Root, name: str, selector: str) -> Finished:
         StageError: it is not done.
         CheckpointError: the weights were changed since.
     """
-    folder = resolve(name, root)
-    if isinstance(folder, SweepFolder):
-        stages = ", ".join(sorted({entry["name"] for entry in folder.plan()["stages"].values()}))
-        raise ConfigError(f"{name} is a sweep; name one of its stages, as {name}:STAGE (it has {stages})")
-    definition, state = folder.definition(), folder.state()
-    if definition["kind"] != "train":
-        raise ConfigError(f"{name} is no stage that trains a network")
-    if state["state"] != "done":
-        raise StageError(f"{folder.path.name} is {state['state']}: only what is done is exported")
-    if selector not in state["weights"] or not folder.snapshot(selector).exists():
-        there = ", ".join(sorted(state["weights"]))
-        raise ConfigError(f"--weights {selector}: {folder.path.name} has {there}")
-    weights = folder.snapshot(selector)
-    if checkpoint.file_hash(weights) != state["weights"][selector]:
-        raise CheckpointError(f"{weights} is not what the stage recorded: it was changed since")
-    spec, info = StageSpec.model_validate(definition["spec"]), DatasetInfo.of(definition["data"]["info"])
-    network = build_network(spec.student, info, image_size(spec, info), snapshot=weights, plugins=spec.plugins)
-    network = network.eval().prepare(channels_last=spec.train.channels_last, device="cpu")
+    folder = stage_named(name, root)
+    spec, info, network = trained_network(folder, selector)
+    definition = folder.definition()
     images, labels = _images(root, definition, spec, "test", CHECKED_IMAGES)
     seen, _ = _images(root, definition, spec, "train", CALIBRATION_IMAGES)
     with torch.no_grad():
         expected = torch.cat([network(part).logits.float() for part in torch.split(images, 64)])
     return Finished(folder, spec, info, network, images, labels, seen, expected)
+
+
+def stage_named(name: str, root: Root) -> StageFolder:
+    """A stage that trains a network, by its name. Raises: ConfigError."""
+    folder = resolve(name, root)
+    if isinstance(folder, SweepFolder):
+        stages = ", ".join(sorted({entry["name"] for entry in folder.plan()["stages"].values()}))
+        raise ConfigError(f"{name} is a sweep; name one of its stages, as {name}:STAGE (it has {stages})")
+    if folder.definition()["kind"] != "train":
+        raise ConfigError(f"{name} is no stage that trains a network")
+    return folder
+
+
+def trained_network(folder: StageFolder, selector: str) -> tuple[StageSpec, DatasetInfo, Network]:
+    """What a finished stage trained, on the CPU, in evaluation, with the weights of one of its snapshots.
+
+    Raises:
+        ConfigError: it has no such weights.
+        StageError: it is not done.
+        CheckpointError: the weights were changed since.
+    """
+    definition, state = folder.definition(), folder.state()
+    if state["state"] != "done":
+        raise StageError(f"{folder.path.name} is {state['state']}: only what is done has a network to take")
+    weights = folder.snapshot(selector)
+    if selector not in state["weights"] or not weights.exists():
+        raise ConfigError(f"weights {selector}: {folder.path.name} has {', '.join(sorted(state['weights']))}")
+    if checkpoint.file_hash(weights) != state["weights"][selector]:
+        raise CheckpointError(f"{weights} is not what the stage recorded: it was changed since")
+    spec, info = StageSpec.model_validate(definition["spec"]), DatasetInfo.of(definition["data"]["info"])
+    network = build_network(spec.student, info, image_size(spec, info), snapshot=weights, plugins=spec.plugins)
+    return spec, info, network.eval().prepare(channels_last=spec.train.channels_last, device="cpu")
 
 
 def _images(

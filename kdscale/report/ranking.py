@@ -20,7 +20,7 @@ from kdscale.report.statistics import Interval
 from kdscale.report.where import Filter
 from kdscale.report.wording import DASH, count, delta, millis, p_value, percent, plural, points
 
-__all__ = ["as_json", "chosen_groups", "ranked", "ranking_grid"]
+__all__ = ["as_json", "chosen_groups", "filter_of", "kept_by", "ranked", "ranking_grid"]
 
 DISTINCT = 0.05
 MOST_ROWS = 20
@@ -53,7 +53,7 @@ def chosen_groups(
     Raises:
         ConfigError: the condition or an axis is unknown.
     """
-    keep = _filter(sweeps, where) if where else None
+    keep = filter_of(sweeps, where) if where else None
     changed = changed_keys(sweeps)
     known = {axis for sweep in sweeps for axis in sweep.axes}
     if missing := [axis for axis in over or () if axis not in known]:
@@ -61,7 +61,7 @@ def chosen_groups(
     found: list[Group] = []
     for sweep in sweeps:
         own = None if over is None else [axis for axis in over if axis in sweep.axes]
-        groups = groups_of(sweep, layout_of(sweep, own).over, _keeps(keep))
+        groups = groups_of(sweep, layout_of(sweep, own).over, kept_by(keep))
         found += [replace(group, changed=changed[sweep.path]) for group in groups]
     return found, keep
 
@@ -163,13 +163,15 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, str(value)
 
 
-def _filter(sweeps: Sequence[SweepRecord], where: str) -> Filter:
+def filter_of(sweeps: Sequence[SweepRecord], where: str) -> Filter:
+    """A condition over the figures and axes of some sweeps. Raises: ConfigError."""
     axes = {axis: values for sweep in sweeps for axis, values in sweep.axes.items()}
     names = {name for sweep in sweeps for stage in sweep.trained for name in figures(stage)}
     return Filter(where, {"stage", "model", "state", *names, *axes}, {v for values in axes.values() for v in values})
 
 
-def _keeps(condition: Filter | None) -> Callable[[TrialRecord, StageRecord], bool] | None:
+def kept_by(condition: Filter | None) -> Callable[[TrialRecord, StageRecord], bool] | None:
+    """Whether a trial with its stage fits a condition; None where there is none."""
     if condition is None:
         return None
 

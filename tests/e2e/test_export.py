@@ -258,7 +258,7 @@ def test_what_is_there_stays_unless_forced(done: Sandbox, tmp_path: Path) -> Non
     assert (folder / "CARD.md").read_text() == "mine"
     exported(done, tmp_path, formats=["safetensors"], force=True)
     assert (folder / "CARD.md").read_text() != "mine"
-    with pytest.raises(ConfigError, match=r"--weights beast: .* has best, last"):
+    with pytest.raises(ConfigError, match=r"weights beast: .* has best, last"):
         exported(done, tmp_path, selector="beast")
 
 
