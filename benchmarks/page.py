@@ -34,7 +34,7 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 def write_page(results: Path = RESULTS) -> Path:
     """Draw every JSON file of a folder that holds rows; returns the page."""
     documents = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
-    parts = [_part(name, found) for name, found in documents.items() if found.get("rows")]
+    parts = [_part(name, found) for name, found in documents.items() if isinstance(found.get("rows"), list)]
     rows = [row for part in parts for row in part["rows"]]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     text = environment.from_string(TEMPLATE.read_text()).render(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import row
+from benchmarks.figures import RESULTS
 from benchmarks.page import MIDDLE, WIDTH, write_page
 
 
@@ -41,3 +42,12 @@ def test_a_figure_lies_beside_its_goal(tmp_path: Path, value: float, sense: str,
 def test_what_has_no_rows_is_passed_over(tmp_path: Path, found: dict[str, object]) -> None:
     (tmp_path / "loader.json").write_text(json.dumps(found))
     assert "0 of 0 figures" in write_page(tmp_path).read_text()
+
+
+def test_every_result_that_is_kept_can_be_drawn(tmp_path: Path) -> None:
+    """Some call rows of data what others call rows of figures."""
+    for path in RESULTS.glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    text = write_page(tmp_path).read_text()
+    for name in ("train", "footprint", "startup"):
+        assert name in text
