@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import row
-from benchmarks.figures import RESULTS
+from benchmarks.figures import RESULTS, row
 from benchmarks.page import MIDDLE, WIDTH, write_page
 
 
