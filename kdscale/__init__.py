@@ -1,7 +1,7 @@
 """kdscale: knowledge distillation at scale, from one YAML file to a cluster.
 
     import kdscale as kd
-    kd.load("kdscale:quickstart", "seed=0").run().wait().best("val/top1").model()
+    kd.load("kdscale:quickstart.yaml", "seed=0").run().wait().best("val/top1").model()
 
 Nothing heavy is imported here: `import kdscale` must stay cheap for the command line. What it offers to Python
 (docs/python.md) is imported when it is first asked for.

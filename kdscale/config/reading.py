@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,15 @@ def _absolute(value: Any, base: Path, at: str) -> Any:
 def _locate(name: str, base: Path) -> Path:
     path = shipped(name) if name.startswith("kdscale:") else (base / Path(name).expanduser()).resolve()
     if not path.is_file():
-        hint = ""
-        if name.startswith("kdscale:"):
-            known = sorted(str(p.relative_to(SHIPPED)) for p in SHIPPED.rglob("*.yaml"))
-            hint = f"; shipped are: {', '.join(known)}"
-        raise MissingFileError(f"{name}: no such file ({path}){hint}")
+        raise MissingFileError(f"{name}: no such file ({path}){_near(name, path)}")
     return path
+
+
+def _near(name: str, path: Path) -> str:
+    """What may have been meant."""
+    if name.startswith("kdscale:"):
+        known = sorted(str(p.relative_to(SHIPPED)) for p in SHIPPED.rglob("*.yaml"))
+        near = get_close_matches(name.removeprefix("kdscale:"), known, 1)
+        return f"; {f'did you mean kdscale:{near[0]}? ' if near else ''}shipped are: {', '.join(known)}"
+    near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
+    return f"; did you mean {Path(name).with_name(near[0])}?" if near else ""

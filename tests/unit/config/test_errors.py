@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -191,3 +192,16 @@ def test_a_config_that_is_not_there(load_text: Loading) -> None:
 
     with pytest.raises(ConfigError, match=r"^no\.yaml: no such file"):
         load("no.yaml")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("{folder}/mien.yaml", "{folder}/mine.yaml"), ("kdscale:quikstart.yaml", "kdscale:quickstart.yaml")],
+    ids=["own", "shipped"],
+)
+def test_the_file_that_was_meant(typed: str, meant: str, tmp_path: Path) -> None:
+    from kdscale.config.load import load
+
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(ConfigError, match=re.escape(f"; did you mean {meant.format(folder=tmp_path)}?")):
+        load(typed.format(folder=tmp_path))
