@@ -10,7 +10,7 @@ from torch import nn
 
 from kdscale.errors import CheckpointError
 from kdscale.export.card import broken_files
-from kdscale.library.pictures import Preprocess
+from kdscale.library.pictures import Preprocess, knowing
 from kdscale.nn.input import NetworkInput
 
 __all__ = ["exported_network"]
@@ -33,6 +33,4 @@ def exported_network(folder: Path) -> nn.Module:
         given=seen["channels"], given_size=seen["size"], channels=seen["inside"]["channels"],
         size=seen["inside"]["size"], mean=seen["inside"]["mean"], std=seen["inside"]["std"],
     )  # fmt: skip
-    model.preprocess = Preprocess(inside).stored
-    model.classes = tuple(document["class_names"])
-    return model
+    return knowing(model, Preprocess(inside).stored, document["class_names"])

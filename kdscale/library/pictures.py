@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from kdscale.data.convert import squared
 from kdscale.errors import ShapeError
 from kdscale.nn.network import Network, NetworkInput
 
-__all__ = ["Preprocess", "with_preprocessing"]
+__all__ = ["Preprocess", "knowing", "with_preprocessing"]
 
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 
@@ -47,7 +47,8 @@ class Preprocess:
         Raises:
             ShapeError: it is no such thing.
         """
-        return self._input(self.stored(pictures))
+        images: Tensor = self._input(self.stored(pictures))
+        return images
 
     def stored(self, pictures: Picture | Sequence[Picture]) -> Tensor:
         """The uint8 images (B, K, H, W) that a converted data set would hold. Raises: ShapeError."""
@@ -102,7 +103,10 @@ class _InDataOrder(nn.Module):
 def with_preprocessing(network: Network, class_names: Sequence[str]) -> nn.Module:
     """The bare model behind a network, which knows how its input is made and what its logits are called."""
     model = network.model if network.class_map is None else _InDataOrder(network)
-    model.eval()
-    model.preprocess = Preprocess(network.input)
-    model.classes = tuple(class_names)
+    return knowing(model.eval(), Preprocess(network.input), class_names)
+
+
+def knowing(model: nn.Module, preprocess: Callable[..., Tensor], class_names: Sequence[str]) -> nn.Module:
+    """A module with `.preprocess` and `.classes`, which are no part of its state."""
+    vars(model).update(preprocess=preprocess, classes=tuple(class_names))
     return model
