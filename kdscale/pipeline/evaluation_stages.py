@@ -17,7 +17,7 @@ from kdscale.api import DatasetInfo
 from kdscale.config.digest import NUMERICS
 from kdscale.config.evaluation import FurtherSet, metric_names
 from kdscale.config.schema import DataConfig, StageSpec
-from kdscale.errors import ConfigError
+from kdscale.errors import ConfigError, PluginError
 from kdscale.pipeline.assemble import image_size
 from kdscale.pipeline.conversions import data_identity
 from kdscale.pipeline.cost import STAGE_FILES, Cost
@@ -63,7 +63,7 @@ def evaluation(spec: StageSpec, trained: PlannedStage, info: DatasetInfo, open_s
         raise ConfigError(f"stages.{spec.name}.eval.metrics: {said}")
     metrics = metric_names(spec.eval.metrics)
     sets = {name: _opened(spec, name, one, info, open_set) for name, one in spec.eval.sets.items() if one is not None}
-    known = {metric: plugins.revision("metrics", metric, spec.plugins) for metric in _all(metrics, sets)}
+    known = {metric: _revision(metric, spec) for metric in _all(metrics, sets)}
     what = {
         "kind": "evaluate", "student": trained.digest, "selector": "last", "numerics": NUMERICS,
         "metrics": {name: [metric, known[metric]] for name, metric in metrics.items()},
@@ -89,6 +89,14 @@ def evaluation(spec: StageSpec, trained: PlannedStage, info: DatasetInfo, open_s
 def _all(metrics: Mapping[str, str], sets: Mapping[str, _Opened]) -> list[str]:
     """Every metric once."""
     return list(dict.fromkeys([*metrics.values(), *(m for one in sets.values() for m in one.metrics.values())]))
+
+
+def _revision(metric: str, spec: StageSpec) -> str | int:
+    """What stands for a metric's code. Raises: PluginError, with the key path."""
+    try:
+        return plugins.revision("metrics", metric, spec.plugins)
+    except PluginError as error:
+        raise PluginError(f"stages.{spec.name}.eval.metrics: {error}") from error
 
 
 def _read(spec: StageSpec, info: DatasetInfo, sets: Mapping[str, _Opened]) -> Iterator[tuple[DatasetInfo, DataConfig]]:

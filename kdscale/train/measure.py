@@ -40,6 +40,8 @@ STATE_EVERY_S = 1.0
 
 Metric = Callable[[Tensor, Tensor], Any]
 
+_NO_LOSS = "the network is trained and stays: mend the metric and give the command again"
+
 
 def run_measurement(root_path: Path, digest: str, stop: Stop | None = None) -> bool:
     """Measure, in this process alone; a stage that is done already is left as it is.
@@ -213,10 +215,11 @@ def measured_by(metric: Metric, logits: Tensor, labels: Tensor, what: str) -> fl
     except Exception as error:  # whatever the user's own function does
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
-        raise StageError(f"{what} raises {type(error).__name__}: {error} ({place})") from error
+        said = f"{what} raises {type(error).__name__}: {error} ({place})"
+        raise StageError(f"{said}; {_NO_LOSS}") from error
     if isinstance(found, Mapping):
         if not found:
-            raise StageError(f"{what} gives an empty mapping, not numbers by name")
+            raise StageError(f"{what} gives an empty mapping, not numbers by name; {_NO_LOSS}")
         return {str(name): _number(value, f"{what}, {name},") for name, value in found.items()}
     return _number(found, what)
 
@@ -225,9 +228,11 @@ def _number(value: Any, what: str) -> float:
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise StageError(f"{what} gives {type(value).__name__}, not a number; return a float, or a dict of floats")
+        raise StageError(
+            f"{what} gives {type(value).__name__}, not a number; return a float, or a dict of floats; {_NO_LOSS}"
+        )
     if not math.isfinite(value):
-        raise StageError(f"{what} gives {float(value)}, not a finite number")
+        raise StageError(f"{what} gives {float(value)}, not a finite number; {_NO_LOSS}")
     return float(value)
 
 
