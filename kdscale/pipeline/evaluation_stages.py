@@ -17,7 +17,7 @@ from kdscale.api import DatasetInfo
 from kdscale.config.digest import NUMERICS
 from kdscale.config.evaluation import FurtherSet, metric_names
 from kdscale.config.schema import DataConfig, StageSpec
-from kdscale.errors import ConfigError, PluginError
+from kdscale.errors import ConfigError, DataError, PluginError
 from kdscale.pipeline.assemble import image_size
 from kdscale.pipeline.conversions import data_identity
 from kdscale.pipeline.cost import STAGE_FILES, Cost
@@ -110,20 +110,29 @@ def _opened(spec: StageSpec, name: str, one: FurtherSet, info: DatasetInfo, open
     """A further set, seen as the network sees its own test images. Raises: ConfigError, where it is another task."""
     at = f"stages.{spec.name}.eval.sets.{name}"
     data = _data_of(spec, one, info)
-    found, fingerprint, store = open_set(spec.model_copy(update={"data": data}))
-    for word, theirs, ours in (("classes", found.classes, info.classes), ("channels", found.channels, info.channels)):
-        if theirs != ours:
-            raise ConfigError(f"{at}: has {theirs} {word}, and the network was made for {ours}")
-    if found.per_pixel != info.per_pixel:
-        raise ConfigError(f"{at}: {'labels pixels' if found.per_pixel else 'labels images'}, unlike {spec.data.name}")
-    if "image_folder" in (data.name, spec.data.name) and _named(found) and _named(info):
-        pairs = zip(found.class_names, info.class_names, strict=True)
-        for theirs, ours in pairs:
-            if theirs != ours:
-                said = f"its class {theirs} stands where {ours} does in {spec.data.name}; name its folders as those"
-                raise ConfigError(f"{at}: {said}")
+    try:
+        found, fingerprint, store = open_set(spec.model_copy(update={"data": data}))
+    except DataError as error:
+        raise DataError(f"{at}: {error}") from error
+    if problem := _unlike(found, info):
+        raise ConfigError(f"{at}: {problem}")
     metrics = {} if info.per_pixel else metric_names(spec.eval.metrics if one.metrics is None else one.metrics)
     return _Opened(data, found, fingerprint, store, metrics)
+
+
+def _unlike(found: DatasetInfo, info: DatasetInfo) -> str:
+    """Why a network that was made for one data set cannot be asked about another; empty where it can."""
+    if found.classes != info.classes:
+        return f"has {found.classes} classes, and the network was made for {info.classes}"
+    if found.channels != info.channels:
+        return f"has {found.channels} channels, and the network was made for {info.channels}"
+    if found.per_pixel != info.per_pixel:
+        return "labels pixels, and the network's data images" if found.per_pixel else "does not label pixels"
+    both = zip(found.class_names, info.class_names, strict=True) if _named(found) and _named(info) else ()
+    for theirs, ours in both:
+        if theirs != ours:
+            return f"its class {theirs} stands where the network's data has {ours}; name its folders as those"
+    return ""
 
 
 def _named(info: DatasetInfo) -> bool:

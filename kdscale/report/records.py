@@ -248,7 +248,8 @@ class SweepRecord:
         same_name = {s.digest for s in self.stages.values() if s.name == stage.name}
         if same_name == {stage.digest}:
             return f"{self.short}:{stage.name}"
-        users = [t.axes for t in self.trials if t.stages.get(stage.name) == stage.digest]
+        used = stage.parents[0].digest if stage.kind == "evaluate" else stage.digest
+        users = [t.axes for t in self.trials if used in t.stages.values()]
         if not users:
             return stage.digest[:12]
         shared = {a: v for a, v in users[0].items() if len({u.get(a) for u in users}) == 1}

@@ -85,7 +85,10 @@ class _Measurement:
         network = network.eval().prepare(spec.train.channels_last, device)
         self._device, self._network = device, network
         try:
-            results = {"metrics": self._own(), "sets": {name: self._of_set(name) for name in self.definition["sets"]}}
+            results: dict[str, Any] = {
+                "metrics": self._own(),
+                "sets": {name: self._of_set(name) for name in self.definition["sets"]},
+            }
         except Interrupted as reason:
             self.folder.write_state(state="interrupted", reason=str(reason), step=0)
             return False
@@ -225,15 +228,13 @@ def measured_by(metric: Metric, logits: Tensor, labels: Tensor, what: str) -> fl
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise StageError(
-            f"{what} gives {type(value).__name__}, not a number; return a float, or a dict of floats; {_NO_LOSS}"
-        )
-    if not math.isfinite(value):
-        raise StageError(f"{what} gives {float(value)}, not a finite number; {_NO_LOSS}")
-    return float(value)
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        said = f"{type(value).__name__}, not a number: return a float, or a dict of floats"
+        raise StageError(f"{what} gives {said}; {_NO_LOSS}")
+    if not math.isfinite(number):
+        raise StageError(f"{what} gives {float(number)}, not a finite number; {_NO_LOSS}")
+    return float(number)
 
 
 def _usual(figures: Figures | PixelFigures) -> dict[str, Any]:
