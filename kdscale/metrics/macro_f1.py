@@ -1,4 +1,4 @@
-"""Macro F1: the mean over classes of the harmonic mean of precision and recall; rare classes count like common ones.
+"""Macro F1: the mean over classes of the harmonic mean of precision and recall.
 
 A class that neither the labels nor the answers hold is left out; one that is never answered rightly counts as 0, as in
 scikit-learn's `f1_score(average="macro")`.
