@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,11 +37,18 @@ SetOpener = Callable[[StageSpec], tuple[DatasetInfo, str, str]]
 
 @dataclass(frozen=True)
 class _Opened:
+    """A further set that was found to fit."""
+
     data: DataConfig
     info: DatasetInfo
     fingerprint: str
     store: str
+    """Digest of the stage that converts it."""
     metrics: dict[str, str]
+
+    @property
+    def rows(self) -> int:
+        return _rows(self.info, self.data)
 
 
 def evaluation(spec: StageSpec, trained: PlannedStage, info: DatasetInfo, open_set: SetOpener) -> PlannedStage:
@@ -58,52 +65,66 @@ def evaluation(spec: StageSpec, trained: PlannedStage, info: DatasetInfo, open_s
         PluginError: a metric cannot be imported.
         DataError: a further set is missing.
     """
-    if info.per_pixel and spec.eval.metrics:
-        said = f"{spec.data.name} labels pixels, and metrics take logits (N, C); its figure is mIoU"
-        raise ConfigError(f"stages.{spec.name}.eval.metrics: {said}")
+    if info.per_pixel:
+        _refuse_metrics(spec)
     metrics = metric_names(spec.eval.metrics)
     sets = {name: _opened(spec, name, one, info, open_set) for name, one in spec.eval.sets.items() if one is not None}
-    known = {metric: _revision(metric, spec) for metric in _all(metrics, sets)}
-    what = {
-        "kind": "evaluate", "student": trained.digest, "selector": "last", "numerics": NUMERICS,
-        "metrics": {name: [metric, known[metric]] for name, metric in metrics.items()},
-        "sets": {name: _identity(one, known) for name, one in sets.items()},
-    }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    name, own = f"{spec.name}-eval", _alone(spec)
+    measures = _measures(spec, trained, metrics, sets)
+    digest = hashlib.sha256(json.dumps(measures, sort_keys=True).encode()).hexdigest()
+    # the stage's own test images are gone through again for the sake of a metric alone
+    rows = sum(one.rows for one in sets.values()) + (_rows(info, spec.data) if metrics else 0)
+    cost = Cost(steps=rows, flops=trained.cost.flops, inodes=STAGE_FILES)
+    name, data = f"{spec.name}-eval", trained.definition["data"]
     definition = {
-        "schema": 1, "kind": "evaluate", "digest": digest, "name": name, "model": trained.model, "measures": what,
-        "spec": own.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"name": name},
-        "parents": {"student": {"digest": trained.digest, "selector": "last"}},
-        "data": trained.definition["data"],
-        "sets": {name: _document(one, trained.definition["data"]["loader"]) for name, one in sets.items()},
+        "schema": 1, "kind": "evaluate", "digest": digest, "name": name, "model": trained.model, "measures": measures,
+        "spec": _alone(spec, name).model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"name": name},
+        "parents": {"student": {"digest": trained.digest, "selector": "last"}}, "data": data,
+        "sets": {name: _document(one, data["loader"]) for name, one in sets.items()}, "cost": cost.document(),
     }  # fmt: skip
     parents = {"student": (trained.digest, "last"), "data": trained.parents["data"]}
     parents |= {f"data:{name}": (one.store, "store") for name, one in sets.items()}
-    rows = sum(min(i.test_rows, d.limit_test or i.test_rows) for i, d in _read(spec, info, sets))
-    cost = Cost(steps=rows, flops=trained.cost.flops, inodes=STAGE_FILES)
-    definition["cost"] = cost.document()
     return PlannedStage(digest, name, "evaluate", parents, 0, ", ".join([*metrics, *sets]), cost, definition)
 
 
-def _all(metrics: Mapping[str, str], sets: Mapping[str, _Opened]) -> list[str]:
-    """Every metric once."""
-    return list(dict.fromkeys([*metrics.values(), *(m for one in sets.values() for m in one.metrics.values())]))
+def _refuse_metrics(spec: StageSpec) -> None:
+    """There are too many logits of pixels to keep. Raises: ConfigError."""
+    asked = {"metrics": spec.eval.metrics}
+    asked |= {f"sets.{name}.metrics": one.metrics or [] for name, one in spec.eval.sets.items() if one is not None}
+    for key, metrics in asked.items():
+        if metrics:
+            said = f"{spec.data.name} labels pixels, and metrics take logits (N, C); its figure is mIoU"
+            raise ConfigError(f"stages.{spec.name}.eval.{key}: {said}")
 
 
-def _revision(metric: str, spec: StageSpec) -> str | int:
-    """What stands for a metric's code. Raises: PluginError, with the key path."""
+def _measures(
+    spec: StageSpec, trained: PlannedStage, metrics: Mapping[str, str], sets: Mapping[str, _Opened]
+) -> dict[str, Any]:
+    """What decides the figures: whose weights, which code, which images."""
+    return {
+        "kind": "evaluate", "student": trained.digest, "selector": "last", "numerics": NUMERICS,
+        "metrics": _code(metrics, f"stages.{spec.name}.eval.metrics", spec),
+        "sets": {
+            name: {
+                "data": data_identity(one.data, one.fingerprint), "size": one.data.size,
+                "store_size": one.data.store_size, "limit": one.data.limit_test,
+                **({"split_seed": one.data.split_seed} if one.data.limit_test else {}),
+                "metrics": _code(one.metrics, f"stages.{spec.name}.eval.sets.{name}.metrics", spec),
+            }
+            for name, one in sets.items()
+        },
+    }  # fmt: skip
+
+
+def _code(metrics: Mapping[str, str], at: str, spec: StageSpec) -> dict[str, tuple[str, str | int]]:
+    """Each metric with what stands for its code. Raises: PluginError, with the key path."""
     try:
-        return plugins.revision("metrics", metric, spec.plugins)
+        return {name: (metric, plugins.revision("metrics", metric, spec.plugins)) for name, metric in metrics.items()}
     except PluginError as error:
-        raise PluginError(f"stages.{spec.name}.eval.metrics: {error}") from error
+        raise PluginError(f"{at}: {error}") from error
 
 
-def _read(spec: StageSpec, info: DatasetInfo, sets: Mapping[str, _Opened]) -> Iterator[tuple[DatasetInfo, DataConfig]]:
-    """The data sets whose test split is gone through: the stage's own only for the sake of a metric."""
-    if spec.eval.metrics:
-        yield info, spec.data
-    yield from ((one.info, one.data) for one in sets.values())
+def _rows(info: DatasetInfo, data: DataConfig) -> int:
+    return min(info.test_rows, data.limit_test or info.test_rows)
 
 
 def _opened(spec: StageSpec, name: str, one: FurtherSet, info: DatasetInfo, open_set: SetOpener) -> _Opened:
@@ -154,15 +175,6 @@ def _data_of(spec: StageSpec, one: FurtherSet, info: DatasetInfo) -> DataConfig:
     return DataConfig(**changes)
 
 
-def _identity(one: _Opened, known: Mapping[str, str | int]) -> dict[str, Any]:
-    """What decides the figures on a further set."""
-    rows = {"limit": one.data.limit_test, "split_seed": one.data.split_seed} if one.data.limit_test else {}
-    return {
-        "data": data_identity(one.data, one.fingerprint), "size": one.data.size, "store_size": one.data.store_size,
-        "metrics": {name: [metric, known[metric]] for name, metric in one.metrics.items()}, **rows,
-    }  # fmt: skip
-
-
 def _document(one: _Opened, loader: str) -> dict[str, Any]:
     return {
         "store": one.store, "fingerprint": one.fingerprint, "info": asdict(one.info), "loader": loader,
@@ -170,13 +182,9 @@ def _document(one: _Opened, loader: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _alone(spec: StageSpec) -> StageSpec:
+def _alone(spec: StageSpec, name: str) -> StageSpec:
     """The stage as one process answers for it: what comes out does not depend on how many trained."""
-    resources = spec.resources.model_copy(
-        update={
-            "nodes": 1, "processes_per_node": None, "time_floor_min": None,
-            "time_min": min(MOST_MINUTES, spec.resources.time_min),
-        }
-    )  # fmt: skip
-    engine = type(spec.engine)(processes=1)
-    return spec.model_copy(update={"name": f"{spec.name}-eval", "resources": resources, "engine": engine})
+    changes = {"nodes": 1, "processes_per_node": None, "time_floor_min": None}
+    minutes = min(MOST_MINUTES, spec.resources.time_min)
+    resources = spec.resources.model_copy(update={**changes, "time_min": minutes})
+    return spec.model_copy(update={"name": name, "resources": resources, "engine": type(spec.engine)(processes=1)})

@@ -147,13 +147,19 @@ def test_a_metric_that_is_none_is_refused_by_its_key(place: Path, metric: str, s
         planned(place, eval={"metrics": [metric]})
 
 
-def test_data_that_labels_pixels_has_no_metrics_of_logits(place: Path) -> None:
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ({"metrics": ["macro_f1"]}, "eval.metrics"),
+        ({"sets": {"few": {"limit": 5, "metrics": ["macro_f1"]}}}, "eval.sets.few.metrics"),
+    ],
+    ids=["own", "set"],
+)
+def test_data_that_labels_pixels_has_no_metrics_of_logits(place: Path, section: dict[str, Any], key: str) -> None:
     data = {"name": "fashion_scenes"}
     student = {"student": {"model": "segmentation"}, "losses": [{"name": "pixel_ce"}]}
-    with pytest.raises(
-        KDScaleError, match=r"stages\.student\.eval\.metrics: .* labels pixels, and metrics take logits"
-    ):
-        planned(place, data=data, stages={"student": student}, eval={"metrics": ["macro_f1"]})
+    with pytest.raises(KDScaleError, match=rf"stages.student.{key}: .* labels pixels, and metrics take logits"):
+        planned(place, data=data, stages={"student": student}, eval=section)
 
 
 def test_an_export_is_in_the_plan_and_its_weights_are_kept(place: Path) -> None:
