@@ -146,3 +146,9 @@ def test_an_export_that_fails_is_told_and_harms_nothing(done: Place, tmp_path: P
     assert said[0].startswith(f"export    FAILED {place.student.path.name}: ")
     assert "is not what the stage recorded" in said[0]
     assert not (place.runs / "exports").exists()
+
+
+def test_a_measured_student_is_no_teacher_that_would_be_trained_again(done: Place) -> None:
+    said = done.launched("train.lr=0.2", "--explain")
+    assert "train.lr 0.05 -> 0.2" in said
+    assert "also retrains" not in said
