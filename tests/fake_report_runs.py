@@ -189,7 +189,7 @@ def _write_stage(
     }  # fmt: skip
     if state == "done" and stage.kind == "train":
         document["results"] = _results(stage, top1, values, tale) | dict(tale.results)
-    if state == "done" and stage.kind == "fill":
+    if state == "done" and stage.kind in ("fill", "evaluate"):
         document["results"] = dict(stage.results)
     (folder / "state.json").write_text(json.dumps(document))
     if stage.kind == "train" and share:

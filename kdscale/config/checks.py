@@ -8,6 +8,7 @@ from typing import Any
 
 from kdscale import plugins
 from kdscale.config.complaints import KeyedError, hint
+from kdscale.config.evaluation_checks import check_evaluation, check_export
 from kdscale.config.reference_checks import check_order, check_references
 from kdscale.config.schema import Experiment, StageSpec, StudentConfig, TeacherRef, TermConfig
 from kdscale.config.stages import parse_reference, term_key
@@ -42,6 +43,8 @@ def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None
         _check_teachers(name, spec)
         _check_terms(name, spec)
         _check_drop(name, spec)
+        check_evaluation(spec, _check_dataset)
+        check_export(spec)
         _check_split_head(name, spec, stages)
         check_references(name, spec, stages)
     check_order(stages)
@@ -200,9 +203,13 @@ def _check_plugins(name: str, spec: StageSpec) -> None:
     at = f"stages.{name}"
     _check_exists(f"{at}.strategy", "strategies", spec.strategy)
     _check_options(f"{at}.options", "strategies", spec.strategy, spec.options)
-    _check_exists(f"{at}.data.name", "datasets", spec.data.name)
-    _check_options(f"{at}.data.options", "datasets", spec.data.name, spec.data.options)
+    _check_dataset(f"{at}.data", spec.data.name, spec.data.options)
     _check_model(f"{at}.student", spec.student, spec)
+
+
+def _check_dataset(at: str, name: str, options: Mapping[str, Any]) -> None:
+    _check_exists(f"{at}.name", "datasets", name)
+    _check_options(f"{at}.options", "datasets", name, options)
 
 
 def _check_model(key: str, student: StudentConfig, spec: StageSpec) -> None:

@@ -16,7 +16,7 @@ from kdscale.errors import ConfigError
 __all__ = ["KeyedError", "hint", "located", "validated"]
 
 M = TypeVar("M", bound=BaseModel)
-_INHERITED = re.compile(r"^stages\.[^.]+\.(?=(train|data|engine|resources)\.)")
+_INHERITED = re.compile(r"^stages\.[^.]+\.(?=(train|data|engine|resources|eval)\.)")
 
 
 class KeyedError(ConfigError):

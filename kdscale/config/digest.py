@@ -175,7 +175,7 @@ def _outside(model: type[BaseModel], parts: list[str]) -> bool:
     """Whether a dotted key names a field that is marked outside the identity."""
     if not parts or parts[0] not in model.model_fields:
         return False
-    if model is StageConfig and parts[0] in ("train", "data", "engine", "resources"):
+    if model is StageConfig and parts[0] in ("train", "data", "engine", "resources", "eval"):
         return _outside(Experiment, parts)
     field = model.model_fields[parts[0]]
     if is_outside(field):

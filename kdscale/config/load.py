@@ -23,7 +23,6 @@ from kdscale.config.published import Combination, PublishedFigure, those_that_ap
 from kdscale.config.reading import absolute_paths, read_layer, user_layer
 from kdscale.config.schema import Experiment, StageSpec
 from kdscale.config.stages import parse_reference, stages_of
-from kdscale.config.unbuilt import refuse_what_is_not_built
 from kdscale.errors import ConfigError
 
 __all__ = ["Sweep", "Trial", "load", "named_sources", "parse_reference", "resolve_stages"]
@@ -234,7 +233,6 @@ def _differing(combined: Sequence[Sequence[Point]]) -> set[str]:
 
 
 def _trial(layer: Layer, labels: dict[str, str], swept: dict[str, Any]) -> Trial:
-    refuse_what_is_not_built(layer.values)
     trial = Trial(labels, validated(Experiment, layer.values), swept, layer.sources)
     check_trial(trial.experiment, trial.stages)
     return trial

@@ -17,7 +17,8 @@ __all__ = ["absolute_paths", "base_folder", "fragment", "read_layer", "shipped",
 
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 _PATH_KEYS = re.compile(
-    r"(^|\.)(data\.root|(student|networks\.[^.]+)\.(weights|class_names|class_map)|plugins\.path(\.\d+)?)$"
+    r"(^|\.)(data\.root|eval\.sets\.[^.]+\.root|plugins\.path(\.\d+)?"
+    r"|(student|networks\.[^.]+)\.(weights|class_names|class_map))$"
     r"|^sweep\..*(data\.root|student\.weights)\.\d+$"  # values of an axis
 )
 _USE_KEYS = re.compile(r"^sweep\.[^.]+\.[^.]+\.use(\.\d+)?$")

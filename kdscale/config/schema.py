@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdscale.config.evaluation import EvalConfig, Expectation, ExportConfig
 from kdscale.config.published import PublishedFigure
 from kdscale.config.sections import (
     AugmentConfig,
@@ -32,6 +33,7 @@ from kdscale.config.sections import (
     EngineConfig,
     LimitsConfig,
     Model,
+    PluginsConfig,
     ResourcesConfig,
     TrackingConfig,
     TrainConfig,
@@ -44,8 +46,10 @@ __all__ = [
     "CacheConfig",
     "DataConfig",
     "EngineConfig",
+    "EvalConfig",
     "Expectation",
     "Experiment",
+    "ExportConfig",
     "InitFrom",
     "InputConfig",
     "LimitsConfig",
@@ -212,33 +216,11 @@ class InitFrom(Model):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Expectation(Model):
-    """A figure that must come out, or the stage fails."""
-
-    top1: float | None = Field(None, ge=0, le=1, description="on test, of the last epoch")
-    miou: float | None = Field(None, ge=0, le=1, description="the same where pixels have classes")
-    within: float = Field(0.01, gt=0)
-    source: str | None = None
-
-    @model_validator(mode="after")
-    def _one_figure(self) -> Expectation:
-        if (self.top1 is None) == (self.miou is None):
-            raise ValueError("say top1, or miou where pixels have classes")
-        return self
-
-
-class PluginsConfig(Model):
-    """Whose code may be imported by dotted name (`birds.nets:TinyNet`)."""
-
-    path: list[Path] = outside([], description="folders put on sys.path")
-    allow: list[str] = outside([], description="top-level packages that a config may name")
-
-
 # --------------------------------------------------------------------------- stage and experiment
 
 
 class StageConfig(Model):
-    """One stage as the user wrote it; train, data, engine and resources merge over the top level's."""
+    """One stage as the user wrote it; train, data, engine, resources and eval merge over the top level's."""
 
     student: StudentConfig | None = Field(
         None, description="default: the network of the stage that it starts from, or of the one that starts from it"
@@ -259,7 +241,8 @@ class StageConfig(Model):
     seed: int | None = None
     engine: dict[str, Any] = {}
     resources: dict[str, Any] = {}
-    export: dict[str, Any] | None = outside(None)
+    eval: dict[str, Any] = {}
+    export: ExportConfig | None = outside(None, description="written when the sweep has ended")
     expect: Expectation | None = None
 
     @model_validator(mode="after")
@@ -280,6 +263,7 @@ class Experiment(Model):
     train: TrainConfig = TrainConfig()
     engine: EngineConfig = EngineConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    eval: EvalConfig = EvalConfig()
     tracking: TrackingConfig = TrackingConfig()
     limits: LimitsConfig = LimitsConfig()
     plugins: PluginsConfig = PluginsConfig()
@@ -308,7 +292,8 @@ class StageSpec(Model):
     tracking: TrackingConfig = outside(TrackingConfig())
     plugins: PluginsConfig = outside(PluginsConfig())
     protocol: Literal["standard", "paper"] = outside("standard")
-    export: dict[str, Any] | None = outside(None)
+    eval: EvalConfig = outside(EvalConfig())
+    export: ExportConfig | None = outside(None)
     expect: Expectation | None = outside(None)
     variant: dict[str, Any] = Field({}, description="swept keys that lie outside the identity")
 

@@ -19,6 +19,7 @@ __all__ = [
     "Jitter",
     "LimitsConfig",
     "Model",
+    "PluginsConfig",
     "ResizedCrop",
     "ResourcesConfig",
     "TrackingConfig",
@@ -208,6 +209,13 @@ class ResourcesConfig(Model):
         if self.pack > 1 and self.nodes > 1:
             raise ValueError(f"pack: {self.pack} stages share a job on one node, and nodes is {self.nodes}")
         return self
+
+
+class PluginsConfig(Model):
+    """Whose code may be imported by dotted name (`birds.nets:TinyNet`)."""
+
+    path: list[Path] = outside([], description="folders put on sys.path")
+    allow: list[str] = outside([], description="top-level packages that a config may name")
 
 
 class TrackingConfig(Model):

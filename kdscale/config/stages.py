@@ -18,7 +18,7 @@ from kdscale.errors import ConfigError
 __all__ = ["MERGED", "parse_reference", "stages_of", "term_key"]
 
 M = TypeVar("M", bound=BaseModel)
-MERGED = ("train", "data", "engine", "resources")
+MERGED = ("train", "data", "engine", "resources", "eval")
 """Sections of a stage that lie over those of the top level, key by key."""
 
 

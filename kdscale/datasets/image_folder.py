@@ -1,7 +1,8 @@
 """Your own images in ImageNet's layout: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS (or ROOT/val/CLASS).
 
-Classes are the folders of train, sorted by name as torchvision's ImageFolder sorts them. Planning needs the
-listing alone; pixels are decoded when the data is converted.
+Classes are the folders of train, sorted by name as torchvision's ImageFolder sorts them; of a set to test on alone
+(`train: null`), which may also be ROOT/CLASS/*.jpg, those of test. Planning needs the listing alone; pixels are decoded
+when the data is converted.
 
 Source: none; the images are your own, and so is what is to be cited for them.
 """
@@ -46,9 +47,10 @@ class ImageFolder:
     class Config(PluginConfig):
         """Which folders hold the splits."""
 
-        train: str = "train"
+        train: str | None = "train"
+        """Null: there are no training images, it is a set to test on."""
         test: str | None = None
-        """Default: `test` where it has class folders, else `val`."""
+        """Default: `test` where it has class folders, else `val`; without training images also the root itself."""
 
     revision: ClassVar[int] = 1
 
@@ -82,13 +84,13 @@ class ImageFolder:
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def open(self, split: Literal["train", "test"]) -> FileSource:
-        return FileSource(self._folders[split], self._entries[split])
+        return FileSource(self._folders.get(split, self.root), self._entries[split])
 
     @cached_property
     def root(self) -> Path:
         """The folder that holds the splits: data.root, else KDSCALE_DATA/image_folder."""
         root = folder_of(self._data, "image_folder", "train/ and test/ (or val/)")
-        if not (root / self.config.train).is_dir():
+        if self.config.train is not None and not (root / self.config.train).is_dir():
             raise DataError(f"image_folder: {root / self.config.train} is no folder; data.root must hold train/CLASS/*")
         return root
 
@@ -97,15 +99,16 @@ class ImageFolder:
         if self.config.test:
             test = self.root / self.config.test
         else:  # ImageNet's own test folder has no labels: it is passed over for val
-            candidates = (self.root / "test", self.root / "val")
+            candidates = (self.root / "test", self.root / "val", *([self.root] if self.config.train is None else []))
             test = next((path for path in candidates if _class_names(path)), candidates[1])
-        return {"train": self.root / self.config.train, "test": test}
+        return {"test": test} if self.config.train is None else {"train": self.root / self.config.train, "test": test}
 
     @cached_property
     def _classes(self) -> list[str]:
-        train, test = (_class_names(self._folders[split]) for split in ("train", "test"))
+        test = _class_names(self._folders["test"])
+        train = _class_names(self._folders["train"]) if "train" in self._folders else test
         if not train or not test:
-            empty = self._folders["test" if train else "train"]
+            empty = self._folders["test" if train or "train" not in self._folders else "train"]
             raise DataError(f"image_folder: {empty} has no class folders; expected {empty}/CLASS/*.jpg")
         if unknown := sorted(set(test) - set(train)):
             raise DataError(
@@ -116,7 +119,8 @@ class ImageFolder:
 
     @cached_property
     def _entries(self) -> dict[str, list[Entry]]:
-        return {split: _listing(folder, self._classes) for split, folder in self._folders.items()}
+        found = {split: _listing(folder, self._classes) for split, folder in self._folders.items()}
+        return found if "train" in found else {"train": [], **found}
 
 
 @dataclass(frozen=True)

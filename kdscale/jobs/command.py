@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from kdscale import atomic
 from kdscale.errors import ConfigError, KDScaleError, StageError
 from kdscale.jobs.causes import FREE_SPACE
-from kdscale.jobs.wording import interpreter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,7 +170,8 @@ def execute(  # noqa: PLR0913
             from kdscale.jobs.inline import run_inline
 
             states = run_inline(root, plan, lambda text: console.print(text, markup=False, highlight=False))
-            return _conclude(plan, folder, root, states, console, None)
+            ended = "interrupted" not in states.values()
+            return _concluded(plan, folder, root, states, console, None, ended=ended)
         if profile is not None:
             return _run_slurm(plan, root, folder, console, profile, detach=options.detach)
         assert warm is not None
@@ -206,7 +206,7 @@ def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: War
         with _OnSignals(local.ask_to_stop):
             states = local.run(watch.update)
         watch.update()
-    code = _conclude(plan, folder, root, states, console, shipper)
+    code = _concluded(plan, folder, root, states, console, shipper, ended=not local.stopped)
     if local.stopped:
         console.print("stopped; the same command goes on from here", markup=False)
     return code
@@ -228,7 +228,7 @@ def _run_slurm(plan: Plan, root: Root, folder: Path, console: Console, profile: 
         with _OnSignals(follower.leave):
             states = follower.run(watch.update)
         watch.update()
-    code = _conclude(plan, folder, root, states, console, shipper)
+    code = _concluded(plan, folder, root, states, console, shipper, ended=not follower.stopped)
     if follower.stopped:
         console.print(
             "left; the jobs go on. The same command follows them again, launch/cancel.py ends them", markup=False
@@ -274,27 +274,11 @@ def _agreed(plan: Plan, root: Root, options: argparse.Namespace) -> bool:
     return input(question).strip().lower() in ("y", "yes")
 
 
-def _conclude(
-    plan: Plan, folder: Path, root: Root, states: dict[str, str], console: Console, shipper: ShipperProcess | None
-) -> int:
-    """Write results and report, print the summary, and say where everything is."""
-    from kdscale.report.page import write_report
-    from kdscale.report.results import write_results
-    from kdscale.report.tables import summary
+def _concluded(  # noqa: PLR0913
+    plan: Plan, folder: Path, root: Root, states: dict[str, str], console: Console, shipper: ShipperProcess | None,
+    *, ended: bool,
+) -> int:  # fmt: skip
+    """Write results and report, print the summary; returns the exit code."""
+    from kdscale.jobs.conclusion import conclude
 
-    write_results(folder)
-    page = write_report(folder)
-    shipped = shipper.finish(timeout_s=60.0) if shipper is not None else {}  # now that there is a report to ship
-    console.print()
-    console.print(summary(folder))
-    paths = {"report": page, "results": folder / "results.json"}
-    for what, path in paths.items():
-        console.print(f"{what:9} {path}", markup=False, highlight=False, soft_wrap=True)
-    if shipped:
-        console.print(f"{'tracking':9} {shipped.get('uri', '')}", markup=False, highlight=False, soft_wrap=True)
-        for problem in shipped.get("problems", []):
-            console.print(f"          {problem}", markup=False, highlight=False, soft_wrap=True)
-        look = f"{interpreter()} launch/track.py ui --runs {root.path}"
-        console.print(f"{'look':9} {look}", markup=False, highlight=False, soft_wrap=True)
-    unfinished = [d for d in plan.stages if states.get(d) != "done"]
-    return FAILED if unfinished else DONE
+    return DONE if conclude(plan, folder, root, states, console, shipper, ended=ended) else FAILED

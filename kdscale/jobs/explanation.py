@@ -124,8 +124,9 @@ def _finished(root: Root) -> dict[str, list[tuple[StageFolder, dict[str, Any]]]]
 
 def _warnings(plan: Plan, reasons: dict[str, list[Difference]]) -> Sequence[str]:
     """A key of the top level reaches every stage: say so where it retrains a stage that others learn from."""
-    producers = {d for stage in plan.stages.values() for d, _ in stage.parents.values()}
-    last = next((stage.name for digest, stage in reversed(plan.stages.items()) if digest not in producers), "")
+    learning = [stage for stage in plan.stages.values() if stage.kind != "evaluate"]
+    producers = {d for stage in learning for d, _ in stage.parents.values()}
+    last = next((stage.name for stage in reversed(learning) if stage.digest not in producers), "")
     retrained: dict[tuple[str, str], list[PlannedStage]] = {}
     for digest, found in reasons.items():
         stage = plan.stages[digest]

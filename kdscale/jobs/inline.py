@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -16,6 +17,7 @@ from kdscale.pipeline.planned import Plan, PlannedStage
 from kdscale.report.rating import said
 from kdscale.train.convert import run_conversion
 from kdscale.train.fill_cache import run_fill
+from kdscale.train.measure import run_measurement
 from kdscale.train.stage import run_stage
 from kdscale.train.stop import Stop
 
@@ -58,18 +60,20 @@ def run_one(root: Root, stage: PlannedStage, stop: Stop) -> str:
     folder = root.stage(stage.digest)
     assert folder is not None
     try:
-        if stage.kind == "convert":
-            outcome = "done" if run_conversion(root.path, stage.digest, stop) else "interrupted"
-        elif stage.kind == "fill":
-            outcome = "done" if run_fill(root.path, stage.digest, stop) else "interrupted"
-        else:
-            outcome = run_stage(root.path, stage.digest, stop)
+        done = _RUNNERS[stage.kind](root.path, stage.digest, stop)
+        outcome = "done" if done else "interrupted"
     except StageHeld:
         raise
     except KDScaleError as error:
         outcome = "paused" if atomic.is_disk_full(error) else "failed"
         folder.write_state(state=outcome, reason=str(error))
     return outcome
+
+
+_RUNNERS: dict[str, Callable[[Path, str, Stop], bool]] = {
+    "convert": run_conversion, "fill": run_fill, "evaluate": run_measurement,
+    "train": lambda root, digest, stop: run_stage(root, digest, stop) == "done",
+}  # fmt: skip
 
 
 def _headline(root: Root, stage: PlannedStage) -> str:

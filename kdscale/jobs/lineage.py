@@ -155,8 +155,8 @@ def _parents(folder: StageFolder) -> set[str]:
         return set()
     definition = folder.definition()
     digests = [parent["digest"] for parent in (definition.get("parents") or {}).values()]
-    store = (definition.get("data") or {}).get("store")
-    return {str(digest)[:12] for digest in (*digests, *([store] if store else []))}
+    read = [definition.get("data") or {}, *(definition.get("sets") or {}).values()]
+    return {str(digest)[:12] for digest in (*digests, *(data["store"] for data in read if data.get("store")))}
 
 
 def _listed(folders: list[StageFolder]) -> str:

@@ -24,7 +24,7 @@ CHOSEN = ("losses", "modifiers")
 """Kinds of which a table helps to choose, and one plug-in can be asked about."""
 WIDTH = 100
 """Columns of the tables, where the terminal has as many."""
-LISTED = ("losses", "modifiers", "strategies", "models", "datasets")
+LISTED = ("losses", "modifiers", "strategies", "models", "datasets", "metrics")
 
 
 def schema() -> int:
@@ -62,6 +62,8 @@ def plugins_of(words: Sequence[str]) -> int:
         table.add_row("torchvision:NAME", "any classification model of torchvision")
         table.add_row("timm:NAME", "any model of timm")
         table.add_row("package.module:Class", "your own nn.Module (plugins.path, plugins.allow)")
+    if words[0] == "metrics":
+        table.add_row("package.module:name", "your own function (plugins.path, plugins.allow)")
     Console().print(table)
     return 0
 

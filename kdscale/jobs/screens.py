@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdscale.jobs.planned_caches import PlannedCache, caches_of
+from kdscale.jobs.stage_view import UNITS
 from kdscale.pipeline.planned import Plan, PlannedStage
 
 __all__ = ["plan_screen"]
@@ -84,8 +85,9 @@ _NARROW = ("MFLOPs", "forwards", "MB")
 
 def _stage_row(plan: Plan, stage: PlannedStage) -> dict[str, Text]:
     cost, fills = stage.cost, stage.kind == "fill"
+    unit = UNITS.get(stage.kind, "")
     is_ = stage.model.rpartition(": ")[2] if fills else stage.model  # whose records they are is what it takes from
-    steps = f"{cost.steps:,}{' blocks' if fills else ''}" if cost.steps else ""
+    steps = f"{cost.steps:,}{unit}" if cost.steps else ""
     return {
         "stage": Text.assemble(stage.name, (f"\n{is_}", "dim")), "name": Text(stage.digest[:6]),
         "takes from": Text(", ".join(_sources(plan, stage))), "params": Text(_count(cost.params)),
@@ -103,7 +105,7 @@ def _sources(plan: Plan, stage: PlannedStage) -> list[str]:
         source = plan.stages[digest]
         if role.startswith("cache:"):
             found[_cache_name(plan, source)] = None
-        elif role != "data":
+        elif role.partition(":")[0] != "data":
             found[f"{source.name}@{selector}".replace("@last", "")] = None
     return list(found)
 

@@ -109,13 +109,21 @@ def _fill(root: Path, digest: str, stop: Any) -> bool:
     return run_fill(root, digest, stop)
 
 
+def _measure(root: Path, digest: str, stop: Any) -> bool:
+    from kdscale.train.measure import run_measurement
+
+    return run_measurement(root, digest, stop)
+
+
 def _train(root: Path, digest: str, stop: Any) -> bool:
     from kdscale.train.stage import run_stage
 
     return run_stage(root, digest, stop) == "done"
 
 
-_RUNNERS: dict[str, Callable[[Path, str, Any], bool]] = {"convert": _convert, "fill": _fill, "train": _train}
+_RUNNERS: dict[str, Callable[[Path, str, Any], bool]] = {
+    "convert": _convert, "fill": _fill, "train": _train, "evaluate": _measure,
+}  # fmt: skip
 
 
 def _guard(logs: Path, stop: Any) -> None:

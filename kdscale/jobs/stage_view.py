@@ -20,7 +20,7 @@ __all__ = ["StageView", "Tail"]
 
 IN_QUEUE = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED"})
 """States of a job that does not run now, but will."""
-UNITS = {"convert": " rows", "fill": " blocks"}
+UNITS = {"convert": " rows", "fill": " blocks", "evaluate": " rows"}
 """What stages count that do not count steps."""
 SETTLED = frozenset({"done", "failed", "cancelled", "blocked", "paused"})
 """States that a job still in the queue does not change: it is about to end, or to be withdrawn."""

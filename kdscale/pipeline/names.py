@@ -104,8 +104,10 @@ class _Index:
 
     def __init__(self, plan: Plan) -> None:
         self._planned: Mapping[str, Any] = plan["stages"]
-        self._trials: Sequence[Any] = plan["trials"]
-        self._axes: list[Axes] = [{a: str(v) for a, v in t["axes"].items()} for t in self._trials]
+        measuring = _evaluations(plan["stages"])
+        own = [dict(trial["stages"]) for trial in plan["trials"]]
+        self._trials = [dict(measuring[d] for d in stages.values() if d in measuring) | stages for stages in own]
+        self._axes: list[Axes] = [{a: str(v) for a, v in t["axes"].items()} for t in plan["trials"]]
         self._with: dict[str, set[int]] = {}
         """Label -> trials that have it; makes naming a thousand stages a matter of a moment."""
         self._users: dict[str, list[int]] = {}
@@ -114,7 +116,7 @@ class _Index:
         for i, (trial, axes) in enumerate(zip(self._trials, self._axes, strict=True)):
             for axis, value in axes.items():
                 self._with.setdefault(axis_value(axis, value), set()).add(i)
-            for name, digest in trial["stages"].items():
+            for name, digest in trial.items():
                 self._users.setdefault(digest, []).append(i)
                 self._called.setdefault(name, []).append(digest)
         for digest, entry in self._planned.items():
@@ -174,7 +176,7 @@ class _Index:
             return self._called.get(stage, [])
         known = [self._with[v] for v in values if v in self._with]
         candidates = sorted(set.intersection(*known)) if len(known) == len(values) else range(len(self._trials))
-        trials = [self._trials[i]["stages"] for i in candidates if _fits(values, self._axes[i])]
+        trials = [self._trials[i] for i in candidates if _fits(values, self._axes[i])]
         return list(dict.fromkeys(stages[stage] for stages in trials if stage in stages))
 
     def _demand_stage(self, stage: str, sweep: str) -> None:
@@ -186,6 +188,12 @@ class _Index:
 
     def _listed(self, digests: Sequence[str], sweep: str) -> str:
         return _listed([f"{sweep}:{self.name(d)}" for d in digests])
+
+
+def _evaluations(planned: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Name and digest of the stages that measure others, by whom they measure."""
+    measuring = ((digest, entry) for digest, entry in planned.items() if entry.get("kind") == "evaluate")
+    return {entry["parents"][0]["digest"]: (entry["name"], digest) for digest, entry in measuring}
 
 
 def _fits(values: Sequence[str], axes: Axes) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 
 from kdscale import plugins
 from kdscale.api import Dataset, DatasetInfo
-from kdscale.config.digest import NUMERICS, stage_digest
+from kdscale.config.digest import stage_digest
 from kdscale.config.load import Sweep, Trial, resolve_stages
 from kdscale.config.schema import DataConfig, StageSpec, StudentConfig
 from kdscale.errors import ConfigError, TapError
@@ -22,9 +22,11 @@ from kdscale.nn.weights import file_weights_hash
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.assemble import Parent, image_size, teacher_network
 from kdscale.pipeline.caching import doubts, need_of, refuse_what_the_cache_cannot_give, resolve_caches
-from kdscale.pipeline.cost import conversion_cost, training_cost, training_rows
+from kdscale.pipeline.conversions import conversion, data_identity
+from kdscale.pipeline.cost import training_cost, training_rows
 from kdscale.pipeline.dry_run import DryRun, dry_run
 from kdscale.pipeline.engine_limits import refuse_what_the_engine_cannot_run
+from kdscale.pipeline.evaluation_stages import evaluation
 from kdscale.pipeline.fill_stages import Reading, fill_name, with_fills
 from kdscale.pipeline.machine import Site, best_precision, processes_of
 from kdscale.pipeline.per_pixel import refuse_what_pixels_cannot
@@ -113,17 +115,20 @@ class _Planner:
         refuse_what_the_cache_cannot_give(spec)
         refuse_labels(spec, info)
         digest = stage_digest(
-            spec, parents=parents, fingerprint=_data_identity(spec.data, fingerprint), revisions=_revisions(spec)
+            spec, parents=parents, fingerprint=data_identity(spec.data, fingerprint), revisions=_revisions(spec)
         )
         for parent, selector in parents.values():
             self._want(parent, selector, spec)
         if digest not in self._stages:
             self._say(f"planning {spec.name}")
             self._by_digest[digest] = spec
-            store = self._conversion(spec, info, fingerprint)
+            store = self._store(spec, info, fingerprint)
             self._stages[digest] = self._planned(spec, digest, parents, store, info, fingerprint)
             self._readings += self._reads(spec, digest, parents, info, fingerprint)
             self._keep.setdefault(digest, set()).update({"last"} | ({"best"} if _validates(spec) else set()))
+        if spec.export is not None:
+            self._want(digest, spec.export.weights, spec)
+        self._measure(spec, digest)
         self._specs[key] = (digest, {})
         return digest
 
@@ -156,7 +161,7 @@ class _Planner:
         self, spec: StageSpec, digest: str, parents: Mapping[str, tuple[str, str]], info: DatasetInfo, fingerprint: str
     ) -> Iterator[Reading]:
         """The caches that a student reads."""
-        data = _data_identity(spec.data, fingerprint)
+        data = data_identity(spec.data, fingerprint)
         for role, cache in ((role, ref.cache) for role, ref in spec.teachers.items()):
             if cache is not None:
                 at = f"stages.{spec.name}.teachers.{role}.cache.pooled"
@@ -175,30 +180,20 @@ class _Planner:
             raise TapError(f"{at}: {said}")
         return shape[0]
 
-    def _conversion(self, spec: StageSpec, info: DatasetInfo, fingerprint: str) -> str:
+    def _store(self, spec: StageSpec, info: DatasetInfo, fingerprint: str) -> str:
         """The stage that converts this data set for the loader; shared by all who read it."""
-        from kdscale.data.convert import stored_side
-        from kdscale.data.loader import resolve_loader
+        found = conversion(spec, info, fingerprint)
+        return self._stages.setdefault(found.digest, found).digest
 
-        data = spec.data
-        what = {
-            "kind": "convert", "name": data.name, "fingerprint": fingerprint, "store": data.store, "numerics": NUMERICS,
-            "store_size": stored_side(info, data), "store_kind": resolve_loader(data), "options": data.options,
-        }  # fmt: skip
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-        if digest not in self._stages:
-            kept = {"name", "root", "size", "store", "store_size", "options", "loader"}
-            own = StageSpec(
-                name="data", student=spec.student, data=DataConfig(**data.model_dump(include=kept)),
-                resources=spec.resources, engine=spec.engine, plugins=spec.plugins,
-            )  # fmt: skip
-            definition = what | {
-                "schema": 1, "digest": digest, "info": asdict(info), "parents": {},
-                "spec": own.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"name": "data"},
-            }  # fmt: skip
-            cost = conversion_cost(definition, info)
-            self._stages[digest] = PlannedStage(digest, "data", "convert", {}, 0, data.name, cost, definition)
-        return digest
+    def _measure(self, spec: StageSpec, digest: str) -> None:
+        """Plan what a stage wants to be measured of what it has trained."""
+        if spec.eval.asked:
+            found = evaluation(spec, self._stages[digest], self._dataset(spec.data)[1], self._further_set)
+            self._stages.setdefault(found.digest, found)
+
+    def _further_set(self, spec: StageSpec) -> tuple[DatasetInfo, str, str]:
+        _, info, fingerprint = self._dataset(spec.data)
+        return info, fingerprint, self._store(spec, info, fingerprint)
 
     def finish(self, fresh: Sequence[str]) -> dict[str, PlannedStage]:
         """Decide what is reused, parents first, and what each stage keeps."""
@@ -280,13 +275,6 @@ def label_of(axes: Mapping[str, str]) -> str:
 
 def _validates(spec: StageSpec) -> bool:
     return spec.data.val_fraction > 0 and spec.train.epochs > 0
-
-
-def _data_identity(data: DataConfig, fingerprint: str) -> str:
-    """JPEG decoders differ by rounding, so who decodes is part of what the data is; raw pixels have no decoder."""
-    from kdscale.data.loader import resolve_loader
-
-    return f"{fingerprint}:{resolve_loader(data)}" if data.store == "jpeg" else fingerprint
 
 
 def _revisions(spec: StageSpec) -> dict[str, str | int]:

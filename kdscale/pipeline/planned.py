@@ -37,7 +37,7 @@ class PlannedStage:
     digest: str
     name: str
     kind: str
-    """`train`, `convert` (data) or `fill` (a teacher's cache)."""
+    """`train`, `convert` (data), `fill` (a teacher's cache) or `evaluate` (own metrics, further test sets)."""
     parents: dict[str, tuple[str, str]]
     """Role (a teacher's name, init_from, data) to (digest, selector)."""
     depth: int
@@ -121,6 +121,8 @@ def _entry(stage: PlannedStage) -> dict[str, Any]:
         "parents": [{"role": r, "digest": d, "selector": s} for r, (d, s) in stage.parents.items()],
         "cost": stage.cost.document(), "reused": stage.reuse.done, "because": stage.reuse.because,
     }  # fmt: skip
+    if stage.kind == "train" and (export := stage.definition["spec"].get("export")) is not None:
+        found["export"] = export
     if "caches" in stage.definition:
         found["caches"] = {
             role: CacheNeed.of(cache["need"]).entry | {"filled_by": cache["filled_by"]}

@@ -20,7 +20,7 @@ __all__ = ["BundledConfig", "bundled_config"]
 
 PLUGINS = "code/plugins"
 _PLUGINS = re.compile(r"(^|\.)plugins\.path$")
-_DROPPED = re.compile(r"(^|\.)(data\.(root|stage_to)|tracking\.uri)$")
+_DROPPED = re.compile(r"(^|\.)(data\.(root|stage_to)|eval\.sets\.[^.]+\.root|tracking\.uri)$")
 _WEIGHTS = re.compile(r"(^|\.)(student|networks\.[^.]+)\.weights(\.\d+)?$")
 _COPIED = re.compile(r"(^|\.)(student|networks\.[^.]+)\.(class_names|class_map)$")
 _USE = re.compile(r"^sweep\.[^.]+\.[^.]+\.use(\.\d+)?$")
@@ -69,7 +69,7 @@ class _Walk:
             path = f"{at}.{key}" if at else str(key)
             if not _DROPPED.search(path):
                 result[key] = self._value(value, path)
-            elif path.endswith("data.root"):
+            elif path.endswith(".root"):
                 self._found.needs.append(f"{path}=FOLDER, where the data does not lie in the usual place")
         return result
 

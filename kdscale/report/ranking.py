@@ -41,7 +41,9 @@ ON_TEST = frozenset(
         "top1_best_on_test",
     }
 )
-NO_DIFFERENCE = ("name", "seed", "sweep", "tracking", "resources", "limits", "plugins", "engine", "expect")
+_MEASURED = ("metrics.", "sets.")
+"""Begins of the names of own metrics and of figures on further test sets."""
+NO_DIFFERENCE = ("name", "seed", "sweep", "tracking", "resources", "limits", "plugins", "engine", "expect", "eval")
 """Keys of sweep.yaml that never tell two sweeps' results apart, or that axes say already."""
 
 
@@ -73,7 +75,7 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
         ConfigError: the figure is unknown, or one of test: choosing by it would flatter what is chosen.
     """
     known = sorted({name for g in groups for s in g.stages for name in figures(s)})
-    if metric in ON_TEST or metric.startswith("test/"):
+    if metric in ON_TEST or metric.startswith(("test/", *_MEASURED)):
         raise ConfigError(
             f"--best {metric}: that is a figure of test, and choosing by it flatters what is chosen; "
             f"--best val/{_plain(metric)} chooses on validation and shows test"
@@ -89,6 +91,8 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
 
 def _plain(metric: str) -> str:
     """What a figure of test is called on validation: test/top1, top1_best_on_test and best_miou_on_test are of one."""
+    if metric.startswith(_MEASURED):
+        return "rating"
     return re.sub(r"^(test/|best_)|(_best)?_on_test$", "", metric)
 
 

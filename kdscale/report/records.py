@@ -57,6 +57,8 @@ class StageRecord:
         self.reused: bool = bool(entry.get("reused"))
         self.caches: dict[str, dict[str, Any]] = entry.get("caches") or {}
         """Of teachers that a cache answers for, by role: what it holds and who fills it."""
+        self.measured_by: StageRecord | None = None
+        """The stage that measures own metrics and further test sets of its network."""
         self._model: str = entry.get("model") or ""
 
     @cached_property
@@ -76,8 +78,11 @@ class StageRecord:
 
     @property
     def results(self) -> dict[str, Any]:
-        """Final figures; empty until the stage is done."""
-        return self.state.get("results") or {} if self.done else {}
+        """Final figures, with what was measured of it besides; empty until the stage is done."""
+        own = self.state.get("results") or {} if self.done else {}
+        further = self.measured_by.results if own and self.measured_by is not None else {}
+        extra = {name: further[name] for name in ("metrics", "sets") if further.get(name)}
+        return own | {"extra": (own.get("extra") or {}) | extra} if extra else own
 
     @property
     def rating(self) -> float | None:
@@ -196,6 +201,9 @@ class SweepRecord:
             digest: StageRecord(digest, entry, _folder(roots, digest, entry))
             for digest, entry in plan["stages"].items()
         }
+        for stage in self.stages.values():
+            if stage.kind == "evaluate":
+                self.stages[stage.parents[0].digest].measured_by = stage
         self.trials = [
             TrialRecord(dict(t.get("axes") or {}), t.get("label") or "", dict(t["stages"]), dict(t.get("swept") or {}))
             for t in plan["trials"]
@@ -240,7 +248,8 @@ class SweepRecord:
         same_name = {s.digest for s in self.stages.values() if s.name == stage.name}
         if same_name == {stage.digest}:
             return f"{self.short}:{stage.name}"
-        users = [t.axes for t in self.trials if t.stages.get(stage.name) == stage.digest]
+        used = stage.parents[0].digest if stage.kind == "evaluate" else stage.digest
+        users = [t.axes for t in self.trials if used in t.stages.values()]
         if not users:
             return stage.digest[:12]
         shared = {a: v for a, v in users[0].items() if len({u.get(a) for u in users}) == 1}

@@ -64,6 +64,7 @@ def figures(stage: StageRecord) -> dict[str, float | None]:
     flat |= {"flops_g": _scaled(stage.flops, 1e9), "latency_p95_ms": _number(results.get("latency_p95_ms"))}
     extra = results.get("extra") or {}
     flat |= {f"top1_of/{name}": _number(top1) for name, top1 in (extra.get("top1_of") or {}).items()}
+    flat |= {name: _number(value) for name, value in measured(extra).items()}
     wire = extra.get("wire") or {}
     flat |= {"wire_bytes": _number(wire.get("bytes")), "input_bytes": _number(wire.get("input_bytes"))}
     for name in ("agreement", "kl", "teacher_top1"):
@@ -73,6 +74,12 @@ def figures(stage: StageRecord) -> dict[str, float | None]:
         flat |= {name: stage.last(name) for name in stage.curves if name.startswith("val/")}
         flat["val/rating"] = flat.get("val/top1", flat.get("val/miou"))
     return flat
+
+
+def measured(extra: dict[str, Any]) -> dict[str, float]:
+    """Own metrics and figures of further test sets, as `metrics.macro_f1` and `sets.ood.top1`."""
+    flat = _flat({name: extra.get(name) or {} for name in ("metrics", "sets")})
+    return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 
 
 def _row(sweep: SweepRecord, trial: TrialRecord, stage: StageRecord) -> dict[str, Any]:

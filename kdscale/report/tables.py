@@ -26,6 +26,7 @@ from kdscale.report.cells import (
 from kdscale.report.failures import failures, states
 from kdscale.report.grid import Cell, Column, Grid, Screen
 from kdscale.report.groups import BASELINE, Group, Layout, against, baseline_of, groups_of, layout_of
+from kdscale.report.measured import measured_columns
 from kdscale.report.profiles import profile_grid, profiles_of
 from kdscale.report.published import published_grids
 from kdscale.report.records import StageRecord, SweepRecord, axis_value
@@ -99,6 +100,7 @@ def group_grid(groups: Sequence[Group], title: str = "") -> Grid:
     columns.append((Column(f"{groups[0].sweep.rated_by} %"), lambda g: accuracy_cell(g, best=g is best)))
     if any(baseline_of(g, groups) for g in groups):
         columns.append((Column(f"over {BASELINE}"), lambda g: gain_cell(g, groups)))
+    columns += measured_columns(groups)
     columns.append((Column("val %"), lambda g: Cell(percent(g.mean("val/rating")))))
     columns.append((Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))))
     columns += [*_teachers_own(groups), *_wires(groups)]
@@ -130,6 +132,7 @@ def stage_grid(sweep: SweepRecord) -> Grid:
     columns += [
         (Column("Δ teacher", title="points to its first teacher"), lambda g: Cell(to_teacher(g))),
         (Column("agrees %"), lambda g: Cell(percent(g.mean("agreement")))),
+        *measured_columns(groups),
         *_teachers_own(groups),
         *_wires(groups),
         (Column("latency"), lambda g: Cell(millis(g.mean("latency_ms")))),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from kdscale.trackers.files import StageFiles, SweepFiles, Trial
 
@@ -31,6 +32,7 @@ def final_figures(stage: StageFiles) -> dict[str, float]:
         found["model/params_m"] = results["params"] / 1e6
     if results.get("flops") is not None:
         found["model/flops_g"] = results["flops"] / 1e9
+    found |= dict(_measured({name: stage.measured.get(name) or {} for name in ("metrics", "sets")}, "final"))
     hours = _gpu_hours(stage)
     found |= {"cost/gpu_h": hours} if hours else {}
     return _short(found)
@@ -81,6 +83,15 @@ def _by_teacher(measure: str, values: Mapping[str, float]) -> dict[str, float]:
     if len(values) > 1:
         found |= {f"final/{measure}_{teacher}": float(value) for teacher, value in values.items()}
     return found
+
+
+def _measured(values: Mapping[str, Any], at: str) -> Iterator[tuple[str, float]]:
+    """Own metrics and figures of further sets, by the path to each."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _measured(value, f"{at}/{name}")
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            yield f"{at}/{name}", float(value)
 
 
 def _gpu_hours(stage: StageFiles) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class StageFiles:
     document: Mapping[str, Any]
     """state.json; empty before there is one."""
     state: str
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """What another stage measured of it: `metrics`, and `sets` by name."""
 
     @property
     def short(self) -> str:
@@ -157,6 +159,9 @@ def read_sweep(root: Path, folder: Path, alive: Callable[[Path], bool] | None = 
     places = [root, *(Path(p) for p in os.environ.get("KDSCALE_REUSE", "").split(":") if p)]
     there = [_index(place / "stages") for place in places]
     stages = {digest: _stage(digest, entry, places[0], there, alive) for digest, entry in plan["stages"].items()}
+    for stage in [one for one in stages.values() if one.kind == "evaluate" and one.results]:
+        trained = next(parent["digest"] for parent in stage.parents if parent["role"] == "student")
+        stages[trained] = replace(stages[trained], measured=stage.results)
     trials = [
         Trial(t["axes"], t["label"], t["swept"], [stages[d] for d in t["stages"].values()]) for t in plan["trials"]
     ]
@@ -176,7 +181,7 @@ def _stage(
     state = str(document.get("state", "waiting"))
     if state in RUNNING and alive is not None and not alive(folder):
         state = "interrupted"
-    parents = [p for p in entry["parents"] if p["role"] != "data"]
+    parents = [p for p in entry["parents"] if p["role"].partition(":")[0] != "data"]
     own = folder.is_relative_to(root)
     return StageFiles(digest, entry["name"], entry["kind"], entry["model"], parents, folder, own, document, state)
 

@@ -17,6 +17,7 @@ from kdscale.jobs.shipping import shipper_of_launcher
 from kdscale.jobs.slurm.follow import Follower
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.jobs.slurm.submit import CLUSTER_FILE, NOT_AGAIN, Submission
+from kdscale.jobs.stage_exports import write_exports
 from kdscale.pipeline.artifacts import Root, SweepFolder
 from kdscale.pipeline.machine import Site
 from kdscale.pipeline.plan import make_plan
@@ -70,7 +71,9 @@ def _conclude(root: Root, sweep: SweepFolder, rests_since: float) -> list[str]:
         return []
     _ship(root, sweep)
     write_results(sweep.path)
-    return [f"at rest; report {write_report(sweep.path)}"]
+    said = [f"at rest; report {write_report(sweep.path)}"]
+    write_exports(root.path, sweep.path, said.append)
+    return said
 
 
 def _ship(root: Root, sweep: SweepFolder) -> None:

@@ -113,8 +113,6 @@ SWEEP = "sweep: {method: {a: {train.lr: 0.3}, b: %s}}\n"
         ("stages.student.teachers.teacher={virtual: {}} stages.student.losses=[{name: at, taps: {student: stage1, teacher: stage1}}]",
          "losses.at.taps.teacher: a virtual teacher has no features"),
         ("stages.student.drop=-1", "stages.student.drop: input should be greater than or equal to 0"),
-        # what is not built yet
-        ("stages.student.export={format: onnx}", "stages.student.export: exports are not built yet"),
     ],
 )  # fmt: skip
 def test_the_command_line(overrides: str, said: str, load_text: Loading) -> None:

@@ -95,3 +95,15 @@ def test_a_split_without_images_is_refused(root: Path) -> None:
         path.unlink()
     with pytest.raises(DataError, match=r"no images below .*val"):
         folder(root).fingerprint()
+
+
+def test_a_set_to_test_on_alone_needs_no_training_images(root: Path, tmp_path: Path) -> None:
+    alone = folder(root, train=None)
+    assert (alone.info.train_rows, alone.info.test_rows) == (0, 2)
+    assert alone.info.class_names == ("ant", "zebra")
+    assert (len(alone.open("train")), len(alone.open("test"))) == (0, 2)
+    assert alone.fingerprint() != folder(root).fingerprint()
+    bare = folder(root / "val", train=None)
+    assert bare.info.test_rows == 2, "the root's own folders may be the classes"
+    with pytest.raises(DataError, match="has no class folders"):
+        _ = folder(tmp_path / "nothing", train=None).info
