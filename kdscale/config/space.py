@@ -48,7 +48,10 @@ class Dimension:
         """Its lowest value at 0 and its highest at 1; of choices the one of that number, the last ones again."""
         if self.kind == "choice":
             return self.choices[min(number, len(self.choices) - 1)]
-        return self.low if number == 0 else self.low + self._steps * self.step if self.step else self.high
+        if number == 0 or self.step is None:
+            return self.high if number else self.low
+        top = self.low + self._steps * self.step
+        return top if self.kind == "integer" else _rounded(top)
 
     @property
     def corners(self) -> int:
@@ -91,13 +94,13 @@ def dimension(how: Any, where: str) -> Dimension:
 
 
 def _step(how: Mapping[str, Any], kind: str, bounds: list[Any], where: str) -> float | int | None:
-    step = how.get("step")
     if "step" not in how:
         return None
+    step: Any = how["step"]
     fits = type(step) in ((int,) if kind == "integer" else (int, float)) and kind in ("uniform", "integer")
     if not fits or not 0 < step <= bounds[1] - bounds[0]:
         raise ConfigError(f"{where}: {dict(how)!r}: {STEPS}")
-    return step  # type: ignore[no-any-return]
+    return float(step) if kind == "uniform" else int(step)
 
 
 def _is_interval(bounds: Any) -> bool:

@@ -23,7 +23,7 @@ from kdscale.pipeline.artifacts import UNDER_WAY, Root, StageFolder, SweepFolder
 from kdscale.pipeline.claims import this
 from kdscale.pipeline.names import digests_in, names_in, resolve, sweep_name
 
-__all__ = ["cancel"]
+__all__ = ["cancel", "stop_stages"]
 
 REST = frozenset({"done", "failed", "cancelled"})
 """States in which there is nothing to cancel."""
@@ -59,6 +59,20 @@ def cancel(name: str, root: Root, reason: str, wait_s: float, stages: Sequence[s
         yield from _cancel_some(found, root, stages, reason, wait_s)
     else:
         yield from _cancel_sweep(found, root, reason, wait_s)
+
+
+def stop_stages(root: Root, digests: Collection[str], reason: str) -> None:
+    """Cancel stages for a program that knows which: no word, and no waiting for their end."""
+    known = [folder for digest in digests if (folder := root.stage(digest)) is not None]
+    asked = [folder for folder in known if _may_stop(folder)]
+    for folder in asked:
+        _ask(folder, reason, signalled=True)
+    for _ in _withdraw(root, [folder.digest for folder in asked]):
+        pass
+
+
+def _may_stop(folder: StageFolder) -> bool:
+    return folder.writable and folder.cancel_request() is None and folder.state()["state"] not in REST
 
 
 def _cancel_stage(folder: StageFolder, root: Root, name: str, reason: str, wait_s: float) -> Iterator[str]:

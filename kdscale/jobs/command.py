@@ -5,33 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
-import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdscale import atomic
 from kdscale.errors import ConfigError, KDScaleError, StageError
 from kdscale.jobs.causes import FREE_SPACE
-from kdscale.jobs.wording import interpreter
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from kdscale.config.load import Sweep
+    from kdscale.jobs.search import Search
     from kdscale.jobs.slurm.profile import Profile
     from kdscale.jobs.warm import WarmParent
     from kdscale.pipeline.artifacts import Root
     from kdscale.pipeline.planned import Plan
-    from kdscale.trackers.shipping import ShipperProcess
 
 __all__ = ["run_command"]
 
-ASK_ABOVE_JOBS = 100
-ASK_ABOVE_BYTES = 10e9
 DONE, FAILED, USAGE = 0, 1, 2
 
 
@@ -109,7 +101,7 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
         return DONE
     if bundle:
         bundle.tell_plugins(console)
-    plan = _plan(sweep, root, options, command, profile)
+    plan, search = _planned(sweep, root, options, command, profile)
     if profile is not None:
         from kdscale.jobs.slurm.bounds import within_limits
 
@@ -119,19 +111,22 @@ def _sweep(options: argparse.Namespace, command: str, warm: WarmParent | None, p
     if options.explain or options.dry_run:
         from kdscale.jobs.looking import look
 
-        look(plan, sweep, root, options, profile, console)
+        look(plan, sweep, root, options, profile, console, search)
         return DONE
     if options.smoke:
         from kdscale.jobs.smoke import smoke
 
         return smoke(plan, sweep, root, console)
-    code = _execute(plan, root, options, console, warm, sweep, profile)
+    code = _execute(plan, root, options, console, warm, sweep, profile, search)
     if bundle and code != USAGE:
         bundle.tell_results(root.path / "sweeps" / plan.folder_name, console)
     return code
 
 
-def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, profile: Profile | None) -> Plan:
+def _planned(
+    sweep: Sweep, root: Root, options: argparse.Namespace, command: str, profile: Profile | None
+) -> tuple[Plan, Search | None]:
+    """What is to run; of a search what would run next, as nothing is written yet."""
     from kdscale.pipeline.machine import Site
     from kdscale.pipeline.plan import make_plan
 
@@ -142,157 +137,56 @@ def _plan(sweep: Sweep, root: Root, options: argparse.Namespace, command: str, p
 
         os.environ.update(caches_of_weights(root.path))
         site = Site(profile.precision)
-    return make_plan(sweep, root, fresh=options.fresh, fetch=runs, command=command, site=site)
+    if sweep.search is None:
+        return make_plan(sweep, root, fresh=options.fresh, fetch=runs, command=command, site=site), None
+    from kdscale.jobs.search import Search
+
+    if options.fresh:
+        raise ConfigError(
+            "--fresh: what trials of a search came to is told already; launch/runs.py rm takes stages out"
+        )
+    search = Search(sweep, root, command=command, site=site, fetch=runs, profile=options.profile)
+    return search.preview(), search
 
 
 def _execute(  # noqa: PLR0913
     plan: Plan, root: Root, options: argparse.Namespace, console: Console, warm: WarmParent | None, sweep: Sweep,
-    profile: Profile | None,
+    profile: Profile | None, search: Search | None,
 ) -> int:  # fmt: skip
     from kdscale.jobs.shipping import check_tracking
 
     check_tracking(root.path, plan.tracking, on_cluster=profile is not None)
-    if not _agreed(plan, root, options):
+    if not _agreed(plan, root, search, yes=options.yes):
         return USAGE
+    from kdscale.jobs.launching import Launch, run_inline, run_local, run_slurm
     from kdscale.jobs.prepare import prepare_folders
+    from kdscale.jobs.sweep_folder import write_sweep
     from kdscale.pipeline.artifacts import SweepFolder
 
-    folder = _sweep_folder(root, plan, sweep)
+    if search is not None:
+        plan = search.begin(resumed=True)
+    folder = write_sweep(root, search.plan.whole if search else plan, sweep)
     if options.prepare:
         from kdscale.jobs.offline import Preparation
 
         ready = Preparation(plan, root, folder, console).run(profile, detach=options.detach)
         return DONE if ready else FAILED
     prepare_folders(root, plan, retry_failed=options.retry_failed, profile=options.profile)
+    launch = Launch(plan, root, folder, console, search)
     with SweepFolder(folder).launching():
         if options.cluster == "inline":
-            from kdscale.jobs.inline import run_inline
-
-            states = run_inline(root, plan, lambda text: console.print(text, markup=False, highlight=False))
-            return _conclude(plan, folder, root, states, console, None)
+            return run_inline(launch)
         if profile is not None:
-            return _run_slurm(plan, root, folder, console, profile, detach=options.detach)
+            return run_slurm(launch, profile, detach=options.detach)
         assert warm is not None
-        return _run_local(plan, root, folder, console, warm)
+        return run_local(launch, warm)
 
 
-def _sweep_folder(root: Root, plan: Plan, sweep: Sweep) -> Path:
-    from kdscale.jobs.launch_record import record_launch
+def _agreed(plan: Plan, root: Root, search: Search | None, *, yes: bool) -> bool:
+    from kdscale.jobs.agreement import agreed
 
-    folder = root.path / "sweeps" / plan.folder_name
-    folder.mkdir(parents=True, exist_ok=True)
-    document = plan.document() | {"expect": [one.model_dump(exclude_unset=True) for one in sweep.expect]}
-    first = atomic.read_json(folder / "plan.json")
-    if first is not None:  # what the first launch found done is what this sweep reused, whatever is done by now
-        document["created"] = first["created"]
-        for digest, entry in document["stages"].items():
-            entry["reused"] = first["stages"].get(digest, entry)["reused"]
-    atomic.write_json(folder / "plan.json", document)
-    atomic.write_text(folder / "sweep.yaml", sweep.text)
-    record_launch(folder, plan)
-    return folder
+    if search is not None:
+        from kdscale.jobs.search_drive import expected
 
-
-def _run_local(plan: Plan, root: Root, folder: Path, console: Console, warm: WarmParent) -> int:
-    from kdscale.jobs.local import LocalRun
-    from kdscale.jobs.shipping import shipper_of_launcher
-    from kdscale.jobs.watch import Watch
-
-    with Watch(folder, console) as watch:
-        shipper = shipper_of_launcher(root.path, folder, plan.tracking, watch.say, on_cluster=False)
-        local = LocalRun(root, plan, watch.say, parallel=plan.limits.get("parallel"), warm=warm)
-        with _OnSignals(local.ask_to_stop):
-            states = local.run(watch.update)
-        watch.update()
-    code = _conclude(plan, folder, root, states, console, shipper)
-    if local.stopped:
-        console.print("stopped; the same command goes on from here", markup=False)
-    return code
-
-
-def _run_slurm(plan: Plan, root: Root, folder: Path, console: Console, profile: Profile, *, detach: bool) -> int:
-    from kdscale.jobs.shipping import shipper_of_launcher
-    from kdscale.jobs.slurm.follow import Follower
-    from kdscale.jobs.slurm.submit import Submission
-    from kdscale.jobs.watch import Watch
-
-    with Watch(folder, console) as watch:
-        submission = Submission(root, plan, profile, watch.say)
-        submission.submit()
-        if detach:
-            return DONE
-        shipper = shipper_of_launcher(root.path, folder, plan.tracking, watch.say, on_cluster=True)
-        follower = Follower(submission)
-        with _OnSignals(follower.leave):
-            states = follower.run(watch.update)
-        watch.update()
-    code = _conclude(plan, folder, root, states, console, shipper)
-    if follower.stopped:
-        console.print(
-            "left; the jobs go on. The same command follows them again, launch/cancel.py ends them", markup=False
-        )
-    return code
-
-
-class _OnSignals:
-    """Turn Ctrl-C and SIGTERM into a request while a sweep runs."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self._act = act
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        def asked(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            self._act()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._old[number] = signal.signal(number, asked)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
-def _agreed(plan: Plan, root: Root, options: argparse.Namespace) -> bool:
-    """Ask the one question, above 100 jobs or 10 GB; refuse what the disk cannot hold."""
-    todo = plan.todo
-    size = sum(stage.cost.bytes for stage in todo)
-    there = next(folder for folder in (root.path, *root.path.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if size > free:
-        raise ConfigError(
-            f"the sweep may write {size / 1e9:.1f} GB, {root.path} has {free / 1e9:.1f} GB free (launch/runs.py du)"
-        )
-    if options.yes or (len(todo) <= ASK_ABOVE_JOBS and size <= ASK_ABOVE_BYTES):
-        return True
-    question = f"{len(todo)} stages to run, up to {size / 1e9:.1f} GB to write; go on? [y/N] "
-    if not sys.stdin.isatty():
-        raise ConfigError(f"{question.removesuffix('; go on? [y/N] ')}: say --yes")
-    return input(question).strip().lower() in ("y", "yes")
-
-
-def _conclude(
-    plan: Plan, folder: Path, root: Root, states: dict[str, str], console: Console, shipper: ShipperProcess | None
-) -> int:
-    """Write results and report, print the summary, and say where everything is."""
-    from kdscale.report.page import write_report
-    from kdscale.report.results import write_results
-    from kdscale.report.tables import summary
-
-    write_results(folder)
-    page = write_report(folder)
-    shipped = shipper.finish(timeout_s=60.0) if shipper is not None else {}  # now that there is a report to ship
-    console.print()
-    console.print(summary(folder))
-    paths = {"report": page, "results": folder / "results.json"}
-    for what, path in paths.items():
-        console.print(f"{what:9} {path}", markup=False, highlight=False, soft_wrap=True)
-    if shipped:
-        console.print(f"{'tracking':9} {shipped.get('uri', '')}", markup=False, highlight=False, soft_wrap=True)
-        for problem in shipped.get("problems", []):
-            console.print(f"          {problem}", markup=False, highlight=False, soft_wrap=True)
-        look = f"{interpreter()} launch/track.py ui --runs {root.path}"
-        console.print(f"{'look':9} {look}", markup=False, highlight=False, soft_wrap=True)
-    unfinished = [d for d in plan.stages if states.get(d) != "done"]
-    return FAILED if unfinished else DONE
+        return agreed(*expected(search), root, yes=yes)
+    return agreed(len(plan.todo), sum(stage.cost.bytes for stage in plan.todo), root, yes=yes)
