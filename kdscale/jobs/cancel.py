@@ -16,6 +16,7 @@ from typing import Any
 from kdscale.errors import ConfigError, StageError, SubmissionError
 from kdscale.jobs.overview import StageView, SweepView
 from kdscale.jobs.prepare import note_state
+from kdscale.jobs.search_files import asks_on, hold
 from kdscale.jobs.slurm.look import QueueLook, job_ranges
 from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.submit import withdraw
@@ -101,7 +102,10 @@ def _cancel_some(sweep: SweepFolder, root: Root, texts: Sequence[str], reason: s
 def _cancel_sweep(sweep: SweepFolder, root: Root, reason: str, wait_s: float) -> Iterator[str]:
     view = SweepView(sweep, root, asks_queue=True)
     open_stages, launcher = _open(view), sweep.launcher()
-    if not open_stages and launcher is None:
+    if asks_on(sweep.path):
+        hold(sweep.path, reason)  # before any stage's wish, from which it is then told apart
+        yield f"{view.name} asks for no more trials; its own command goes on with it"
+    elif not open_stages and launcher is None:
         raise StageError(f"{view.name} has nothing to cancel: all its stages rest")
     needed = _needed_elsewhere(sweep, root, view.queue)
     stopped = [stage for stage in open_stages if stage.digest not in needed]

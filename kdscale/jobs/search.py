@@ -27,7 +27,8 @@ from kdscale.jobs.sweep_folder import write_plan
 from kdscale.pipeline.artifacts import UNDER_WAY, Root
 from kdscale.pipeline.machine import Site
 from kdscale.pipeline.planned import Plan
-from kdscale.report.search import DOCUMENT, PRUNED
+from kdscale.report.records import PRUNED
+from kdscale.report.search import DOCUMENT
 
 __all__ = ["SHOWN_FIRST", "Search"]
 

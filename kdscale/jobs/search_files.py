@@ -14,8 +14,9 @@ from kdscale import atomic
 from kdscale.errors import StageError
 from kdscale.pipeline.artifacts import SweepFolder
 from kdscale.pipeline.claims import describe
+from kdscale.report.search import DOCUMENT
 
-__all__ = ["JOURNAL", "alone", "hold", "is_held", "is_search", "let_go"]
+__all__ = ["JOURNAL", "alone", "asks_on", "hold", "is_held", "is_search", "let_go"]
 
 JOURNAL = "study.jsonl"
 HELD = "held.json"
@@ -25,6 +26,14 @@ LOCK = "study.lock"
 def is_search(folder: Path) -> bool:
     """Whether a sweep's folder is one of a search that has begun."""
     return (folder / JOURNAL).exists()
+
+
+def asks_on(folder: Path) -> bool:
+    """Whether a sweep is a search that has not told all of its trials, and was not cancelled."""
+    document = atomic.read_json(folder / DOCUMENT) if is_search(folder) else None
+    if document is None or is_held(folder):
+        return False
+    return len(document["asked"]) < document["trials"] or any(one["state"] == "open" for one in document["asked"])
 
 
 def hold(folder: Path, reason: str) -> None:

@@ -11,11 +11,9 @@ from kdscale.report.grid import Cell, Column, Grid
 from kdscale.report.records import SweepRecord
 from kdscale.report.wording import DASH, plural
 
-__all__ = ["DOCUMENT", "PRUNED", "SearchView", "best_of", "is_pruned", "search_view"]
+__all__ = ["DOCUMENT", "SearchView", "best_of", "progress", "search_view", "short_keys", "written"]
 
 DOCUMENT = "search.json"
-PRUNED = "pruned by the search"
-"""How the reason of a stage begins that a search has stopped."""
 MOST_ROWS = 10
 _WORDS = {"complete": "complete", "pruned": "stopped early", "failed": "failed", "open": "under way"}
 
@@ -31,11 +29,6 @@ class SearchView:
     """As SVG; empty before there are two figures."""
     importance: str
     """As SVG; empty where too few trials are finished."""
-
-
-def is_pruned(status: str, reason: str) -> bool:
-    """Whether a stage was stopped by a search, which is how it should be."""
-    return status == "cancelled" and reason.startswith(PRUNED)
 
 
 def best_of(document: dict[str, Any]) -> dict[str, Any] | None:
