@@ -10,7 +10,7 @@ What all trials share, such as their teacher, says nothing about a suggestion: w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -98,7 +98,7 @@ class Search:
             if trial.state in ("pruned", "failed"):  # a kill may have come between the word and the deed
                 self._stop(trial, PRUNED if trial.state == "pruned" else f"{trial.label} failed")
         if not self.open_trials and not is_held(self.folder):
-            self._ask()
+            self._ask(frozenset())
         if not self.plan.whole.trials:
             raise ConfigError(
                 f"{self.sweep.path}: no suggestion can be run: {next(iter(self.plan.unfit.values()), '')}"
@@ -152,12 +152,14 @@ class Search:
         """
         if is_held(self.folder) or self.problem is not None:
             return None
+        before = self.plan.part(self._open_labels).stages.keys()
         try:
             told = [trial for trial in self.open_trials if self._look_at(trial)]
         except KDScaleError as error:
             self.problem = error
             return None
-        fresh = self._ask()
+        closed = {digest for trial in told for digest in self.plan.own(trial.label)}
+        fresh = self._ask(before - closed)
         if told or fresh is not None:
             self.write()
         return fresh
@@ -212,9 +214,9 @@ class Search:
 
     # ------------------------------------------------------------------ asking
 
-    def _ask(self) -> list[str] | None:
-        """Ask for as many trials as may be under way, and plan them; returns their stages, None where none is new."""
-        before, asked = self.plan.part(self._open_labels).stages, False
+    def _ask(self, under_way: Set[str]) -> list[str] | None:
+        """Ask for as many trials as may be; returns what there is to run besides, None where there is no new trial."""
+        asked = False
         while len(self._open_labels) < self.settings.parallel and len(self.trials) < self.settings.trials:
             self._study.ask()
             self._plan_all()
@@ -222,7 +224,7 @@ class Search:
         if not asked:
             return None
         plan = self.plan.part(self._open_labels)
-        fresh = {digest: stage for digest, stage in plan.stages.items() if digest not in before}
+        fresh = {d: stage for d, stage in plan.stages.items() if d not in under_way and not stage.reuse.done}
         prepare_folders(self._root, replace(plan, stages=fresh), retry_failed=False, profile=self._profile)
         write_plan(self.folder, self.plan.whole, self.sweep)
         return list(fresh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kdscale import atomic
 from kdscale.config.search import SearchConfig
@@ -20,6 +20,7 @@ LOOK_S = 0.5
 """Seconds between two looks at what trials have come to."""
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Runs the stages of a plan that grows."""
 
