@@ -69,12 +69,12 @@ class Search:
     # ------------------------------------------------------------------ beginning
 
     def preview(self) -> Plan:
-        """The plan of what runs next; nothing is written."""
+        """The plan of what runs next, or of all that ran where nothing is left; nothing is written."""
         left = 0 if self.open_trials else self.settings.trials - len(self.trials)
         for _ in range(min(left, max(SHOWN_FIRST, self.settings.parallel))):
             self._study.ask()
         self.plan.grow(self.trials)
-        return self.running
+        return self.running if self.open_trials else self.plan.whole
 
     def begin(self, *, resumed: bool) -> Plan:
         """Open the journal, made if need be, and ask where nothing is open; returns the plan of what is to run.
@@ -91,6 +91,7 @@ class Search:
         if resumed:
             let_go(self.folder)
         self._study = Study(self.settings, self.metric.direction, self.folder / JOURNAL)
+        self.plan.forget()
         for trial in self.open_trials:
             self._study.whole(trial.number)
         self._plan_all()

@@ -50,12 +50,17 @@ class GrowingPlan:
         for one in asked:
             if one.number not in self._known and one.number not in self.unfit:
                 self._take(one)
-        trials = [trial for number in sorted(self._known) for trial in self._known[number]]
+        trials = [trial for one in asked for trial in self._known.get(one.number, ())]
         if trials:
             axes = self._sweep.axes | {"trial": list(dict.fromkeys(trial.axes["trial"] for trial in trials))}
             sweep = replace(self._sweep, trials=trials, axes=axes)
             plan = make_plan(sweep, self._root, command=self._command, planner=self._planner)
             self.whole = replace(plan.part(plan.trials), digest=self.corners.digest)
+
+    def forget(self) -> None:
+        """Begin anew: what a look was shown need not be what is asked for."""
+        self._known, self.unfit = {}, {}
+        self.whole = replace(self.corners, trials=[], stages={})
 
     def part(self, labels: Collection[str], also: Collection[str] = ()) -> Plan:
         """The plan of the trials with these labels, and of stages besides."""

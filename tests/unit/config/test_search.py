@@ -65,7 +65,9 @@ def test_the_command_line_changes_its_settings(load_text: Loading) -> None:
 
 def test_how_many_trials_is_no_part_of_what_a_search_is(load_text: Loading) -> None:
     first, more, other = (load_text(SEARCH, *flags).search for flags in ((), ("sweep.trials=80",), ("sweep.stage=a",)))
-    assert first is not None and more is not None and other is not None
+    assert first is not None
+    assert more is not None
+    assert other is not None
     assert first.identity == more.identity != other.identity
 
 

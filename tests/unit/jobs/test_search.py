@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ def begun(tmp_path: Path, *overrides: str, **changes: Any) -> Iterator[Search]:
     """As the command begins it."""
     search = search_in(tmp_path, *overrides, **changes)
     try:
+        search.preview()
         plan = search.begin(resumed=True)
         write_sweep(Root(tmp_path / "runs"), search.plan.whole, search.sweep)
         prepare_folders(Root(tmp_path / "runs"), plan, retry_failed=False)
@@ -60,6 +62,7 @@ def test_figures_are_told_and_the_next_one_is_asked_for(tmp_path: Path) -> None:
     with begun(tmp_path, "sweep.trials=2") as search:
         assert search.go_on() is None
         folder = search.folder
+        assert [trial["label"] for trial in json.loads((folder / "plan.json").read_text())["trials"]] == ["t0"]
         for digest in search.plan.shared:  # teacher and data
             finish(Root(tmp_path / "runs").create_stage("shared", digest), 0.9)
         finish(stage_of(search, tmp_path, "t0"), 0.25)
