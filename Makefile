@@ -18,7 +18,7 @@ setup:  ## make .venv with what the main job needs (a second call installs nothi
 	@./install.sh
 
 setup-test:  ## add the development tools
-	@./install.sh dev vision digits deepspeed export
+	@./install.sh dev vision digits deepspeed export search
 
 demo: setup  ## teacher -> assistant -> student on Fashion-MNIST, tracked in MLflow
 	$(PYTHON_IN) launch/sweep.py configs/quickstart.yaml

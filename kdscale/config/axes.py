@@ -11,18 +11,18 @@ sweep:
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from kdscale.config.merging import Layer
 from kdscale.config.patches import FLAG, Axis, Point, flattened, label, range_of
 from kdscale.config.reading import fragment
+from kdscale.config.space import Dimension, dimension
 from kdscale.draws import uniform
 from kdscale.errors import ConfigError
 
-__all__ = ["Exclusion", "axes_of", "combinations", "exclusions_of"]
+__all__ = ["Exclusion", "axes_of", "combinations", "exclusions_of", "space_of", "suggested_axis"]
 
 Exclusion = Mapping[str, Sequence[str]]
 """Labels by axis; a combination that has one of each is left out."""
@@ -169,44 +169,24 @@ def _random(section: Any, where: str) -> Axis:
         or not space
     ):
         raise ConfigError(say)
+    dimensions = space_of(space, where)
     points = []
-    for key in space:
-        _may_be_swept(key, where)
     for trial in range(trials):
-        drawn = {
-            key: _draw(how, uniform("random", seed, trial, key), f"{where}.space.{key}") for key, how in space.items()
-        }
+        drawn = {key: one.at(uniform("random", seed, trial, key)) for key, one in dimensions.items()}
         points.append(_setting(f"t{trial}", drawn, where))
     return Axis("trial", points, frozenset(space))
 
 
-def _draw(how: Any, u: float, where: str) -> Any:
-    say = f"{where}: {how!r}: say uniform: [a, b], loguniform: [a, b], integer: [a, b], with a < b, or choice: [...]"
-    if not isinstance(how, Mapping) or len(how) != 1:
-        raise ConfigError(say)
-    [(kind, bounds)] = how.items()
-    if kind == "choice" and isinstance(bounds, list) and bounds:
-        return bounds[int(u * len(bounds))]
-    if kind not in _DRAWS or not _is_interval(bounds) or (kind == "loguniform" and bounds[0] <= 0):
-        raise ConfigError(say)
-    return _DRAWS[kind](u, *bounds)
+def space_of(space: Mapping[str, Any], where: str) -> dict[str, Dimension]:
+    """Read what each key of a space may be set to. Raises: ConfigError."""
+    for key in space:
+        _may_be_swept(key, f"{where}.space")
+    return {key: dimension(how, f"{where}.space.{key}") for key, how in space.items()}
 
 
-def _is_interval(bounds: Any) -> bool:
-    numbers = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
-    return bool(numbers and bounds[0] < bounds[1])
-
-
-def _rounded(value: float) -> float:
-    """Six digits: as good a draw, and the same on machines whose logarithms differ in the last bit."""
-    return float(f"{value:.6g}")
-
-
-_DRAWS: dict[str, Callable[[float, float, float], float]] = {
-    "uniform": lambda u, low, high: _rounded(low + u * (high - low)),
-    "integer": lambda u, low, high: int(low) + int(u * (int(high) - int(low) + 1)),
-    "loguniform": lambda u, low, high: _rounded(math.exp(math.log(low) + u * (math.log(high) - math.log(low)))),
-}
+def suggested_axis(suggested: Mapping[str, Mapping[str, Any]], keys: Iterable[str], where: str) -> Axis:
+    """The axis `trial` of a search: what was suggested, by the trials' labels."""
+    return Axis("trial", [_setting(name, values, where) for name, values in suggested.items()], frozenset(keys))
 
 
 # --------------------------------------------------------------------------- pieces

@@ -5,24 +5,26 @@ user's config  <  bases (extends)  <  the file  <  named patches  <  other axes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kdscale.config.arithmetic import names_in
-from kdscale.config.axes import axes_of, combinations, exclusions_of
+from kdscale.config.axes import combinations
 from kdscale.config.checks import check_trial
 from kdscale.config.complaints import KeyedError, hint, located, validated
 from kdscale.config.macros import expanded
 from kdscale.config.merging import Layer
 from kdscale.config.parsing import shown_path, write_value
-from kdscale.config.patches import FLAG, Axis, Override, Point, parse_override
+from kdscale.config.patches import FLAG, Override, Point, parse_override
 from kdscale.config.published import Combination, PublishedFigure, those_that_apply
-from kdscale.config.reading import absolute_paths, read_layer, user_layer
+from kdscale.config.reading import read_layer, user_layer
 from kdscale.config.schema import Experiment, StageSpec
+from kdscale.config.search import SearchConfig
 from kdscale.config.stages import parse_reference, stages_of
+from kdscale.config.sweep_section import Section, Suggested
 from kdscale.errors import ConfigError
 
 __all__ = ["Sweep", "Trial", "load", "named_sources", "parse_reference", "resolve_stages"]
@@ -59,6 +61,10 @@ class Sweep:
     """The config as one YAML document: bases and overrides merged, the sweep not expanded."""
     expect: list[PublishedFigure] = field(default_factory=list)
     """Published figures that apply to these trials."""
+    search: SearchConfig | None = None
+    """Where trials are suggested as others end; `trials` are then the corners of its space, which nobody runs."""
+    suggested: Callable[[Suggested], list[Trial]] = field(default=lambda _: [], repr=False)
+    """Makes the trials of suggestions by their labels. Raises: ConfigError."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, user_config: Path | None = None) -> Sweep:
@@ -75,7 +81,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, user_config: Path |
     where = shown_path(Path(path)) if not str(path).startswith("kdscale:") else str(path)
     whole = user_layer(user_config).under(read_layer(path))
     flags = [parse_override(text) for text in overrides]
-    section = _Section(whole, flags, where)
+    section = Section(whole, flags, where)
     base = Layer({k: v for k, v in whole.values.items() if k != "sweep"}, whole.sources)
     trials = list(_trials(base, section, where))
     _refuse_params_without_use(trials, flags)
@@ -83,7 +89,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, user_config: Path |
     axes = {axis.name: [point.label for point in axis.points] for axis in section.axes}
     sources = {key: place for trial in reversed(trials) for key, place in named_sources(trial).items()}
     expect = _published(trials, section, where)
-    return Sweep(trials[0].experiment.name, Path(where), trials, axes, sources, text, expect)
+
+    def suggested(values: Suggested) -> list[Trial]:
+        return list(_trials(base, Section(whole, flags, where, values), where))
+
+    return Sweep(trials[0].experiment.name, Path(where), trials, axes, sources, text, expect, section.search, suggested)
 
 
 def resolve_stages(trial: Trial) -> dict[str, StageSpec]:
@@ -95,104 +105,14 @@ def resolve_stages(trial: Trial) -> dict[str, StageSpec]:
     return trial.stages
 
 
-# --------------------------------------------------------------------------- the sweep and the command line
-
-
-class _Section:
-    """The `sweep` section with the command line's part in it: its axes, exclusions, and what is fixed."""
-
-    def __init__(self, whole: Layer, flags: Sequence[Override], where: str) -> None:
-        section = whole.values.get("sweep")
-        if section is not None and not isinstance(section, dict):
-            raise ConfigError(f"{whole.sources.get('sweep', where)}: sweep: is a mapping of axes")
-        self.values: dict[str, Any] = dict(section or {})
-        self.flagged: set[str] = set()
-        self.fixed: dict[str, Any] = {}
-        self._sources, self._where = whole.sources, where
-        for flag in flags:
-            self._take(flag)
-        self.axes = axes_of(self.values, self._place)
-        names = [axis.name for axis in self.axes]
-        for twice in {name for name in names if names.count(name) > 1}:
-            raise ConfigError(f"{where}: sweep.{twice}: two axes have this name")
-        self.exclude = exclusions_of(self.values, self.axes, self._place, lenient=bool(self.flagged))
-
-    def in_order(self, combination: Sequence[Point]) -> list[Point]:
-        """Points in the order in which they are applied: patches first, the command line's axes last."""
-        pairs = zip(self.axes, combination, strict=True)
-        return [point for _, point in sorted(pairs, key=lambda pair: self._rank(pair[0]))]
-
-    def is_flags(self, axis: Axis) -> bool:
-        return bool(axis.keys & self.flagged)
-
-    def _rank(self, axis: Axis) -> int:
-        return 0 if not axis.keys else 2 if self.is_flags(axis) else 1
-
-    def _take(self, flag: Override) -> None:
-        """Put one KEY=VALUE where it belongs: into the section, onto one of its axes, or over every trial."""
-        key = flag.key.removeprefix("sweep.")
-        values = [absolute_paths({key: value}, Path.cwd())[key] for value in flag.values]
-        one = values if flag.sweeps else values[0]
-        if key != flag.key:
-            self._set_axis(key, one)
-        elif isinstance(self.values.get(key), dict) and key not in ("random", "zip", "exclude"):
-            self.values[key] = self._picked(flag)
-        elif flag.sweeps or key in self.values:
-            self.values[key] = values
-            self.flagged.add(key)
-        else:
-            self._refuse_what_changes_together(key)
-            self.fixed[key] = one
-
-    def _set_axis(self, key: str, value: Any) -> None:
-        self.flagged.add(key)
-        if value is None:
-            self.values.pop(key, None)
-        else:
-            self.values[key] = value
-
-    def _picked(self, flag: Override) -> dict[str, Any]:
-        """The named patches of an axis that the command line picks."""
-        patches = self.values[flag.key]
-        for name in map(str, flag.values):
-            if name not in patches:
-                raise ConfigError(f"{FLAG}: {flag.text}: {name} is no patch of this axis{hint(name, patches)}")
-        self.flagged.add(flag.key)
-        return {str(name): patches[str(name)] for name in flag.values}
-
-    def _refuse_what_changes_together(self, key: str) -> None:
-        groups = self.values.get("zip") or []
-        zipped = [
-            k for group in (groups if isinstance(groups, list) else [groups]) if isinstance(group, dict) for k in group
-        ]
-        chance = self.values.get("random")
-        drawn = list(chance.get("space") or {}) if isinstance(chance, dict) else []
-        for kind, keys in (("zip", zipped), ("random", drawn)):
-            if key in keys:
-                raise ConfigError(
-                    f"{FLAG}: {key}: sweep.{kind} goes through its values; take that out with sweep.{kind}=null"
-                )
-
-    def _place(self, key: str) -> str:
-        """`file:line` of a key within the section."""
-        first = next((k for k in self.flagged if key == k or key.startswith(f"{k}.")), None)
-        if first is not None and f"sweep.{key}" not in self._sources:
-            return FLAG
-        while key:
-            if f"sweep.{key}" in self._sources:
-                return self._sources[f"sweep.{key}"]
-            key = key.rpartition(".")[0]
-        return self._sources.get("sweep", self._where)
-
-
 # --------------------------------------------------------------------------- trials
 
 
-def _trials(base: Layer, section: _Section, where: str) -> Iterator[Trial]:
+def _trials(base: Layer, section: Section, where: str) -> Iterator[Trial]:
     flags = Layer(dict(section.fixed), dict.fromkeys(section.fixed, FLAG))
     shared: dict[tuple[int, ...], Layer] = {(): base}
     swept_by_all = list(combinations(section.axes, section.exclude))
-    differing = _differing(swept_by_all)
+    differing = _differing(swept_by_all) | set(section.search.space if section.search else ())
     for number, combination in enumerate(swept_by_all):
         labels = {axis.name: point.label for axis, point in zip(section.axes, combination, strict=True)}
         layer = base
@@ -202,14 +122,21 @@ def _trials(base: Layer, section: _Section, where: str) -> Iterator[Trial]:
             yield _trial(layer, labels, {k: v for p in combination for k, v in p.changes.items() if k in differing})
         except KeyedError as error:
             place, key = located(error, layer, where)
-            which = f" (in trial {' · '.join(labels.values())})" if number or "(sweep." in place else ""
+            which = _which(section, combination, labels) if number or "(sweep." in place else ""
             raise ConfigError(f"{place}: {key}: {error.what}{which}") from error
     if not swept_by_all:
         raise ConfigError(f"{where}: sweep.exclude leaves no trial")
 
 
+def _which(section: Section, combination: Sequence[Point], labels: Mapping[str, str]) -> str:
+    """Which trial an error is of: of a search its values, as nobody has seen its name."""
+    if section.search is None:
+        return f" (in trial {' · '.join(labels.values())})"
+    return f" (with {', '.join(f'{key}={value}' for key, value in combination[0].changes.items())})"
+
+
 def _applied(
-    section: _Section, combination: Sequence[Point], flags: Layer, shared: dict[tuple[int, ...], Layer]
+    section: Section, combination: Sequence[Point], flags: Layer, shared: dict[tuple[int, ...], Layer]
 ) -> Layer:
     """The config of one trial; what the trials before have in common with it is not laid again."""
     points = section.in_order(combination)
@@ -252,7 +179,7 @@ def _refuse_params_without_use(trials: Sequence[Trial], flags: Sequence[Override
         raise ConfigError(f"{FLAG}: params.{name}: no weight of any trial names it{hint(name, used)}")
 
 
-def _published(trials: Sequence[Trial], section: _Section, where: str) -> list[PublishedFigure]:
+def _published(trials: Sequence[Trial], section: Section, where: str) -> list[PublishedFigure]:
     """The sweep's published figures, which all of its trials have alike."""
     first = trials[0].experiment
     combined = [Combination(trial.axes, trial.experiment.stages) for trial in trials]
@@ -283,7 +210,7 @@ def _named(key: str, experiment: Experiment) -> str:
     return ".".join(parts)
 
 
-def _document(base: Layer, section: _Section) -> dict[str, Any]:
+def _document(base: Layer, section: Section) -> dict[str, Any]:
     """The config with its bases and the command line merged in; a key that only some trials have stays dotted."""
     values, left = base, {}
     for key, value in section.fixed.items():

@@ -42,7 +42,10 @@ def json_schema() -> dict[str, Any]:
     schema["title"] = "kdscale config"
     schema["properties"] |= {
         "extends": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-        "sweep": {"type": "object", "description": "axes: lists, range(N), named patches; zip, random, exclude"},
+        "sweep": {
+            "type": "object",
+            "description": "axes: lists, range(N), named patches; zip, random, exclude; or a search: method: optuna",
+        },
     }
     schema["patternProperties"] = {r"\.": {"description": "a dotted key sets what it names, whole"}}
     definitions = schema["$defs"]
@@ -65,6 +68,10 @@ def _head(sweep: Sweep) -> Iterator[str]:
     if not sweep.axes:
         return
     trial = sweep.trials[0]
+    if sweep.search is not None:
+        yield f"# a search of {sweep.search.trials} trials; this is one corner of its space"
+        yield from (f"#   {key}: {one}" for key, one in sweep.search.dimensions.items())
+        return
     many = f"{len(sweep.trials)} trials" if len(sweep.trials) > 1 else "1 trial"
     yield f"# {many}; this is the first: " + ", ".join(f"{k}={v}" for k, v in trial.axes.items())
     for axis, labels in sweep.axes.items():

@@ -49,6 +49,7 @@ OPTIONAL = {  # package: (what it is for, extra of pyproject.toml that brings it
     "mlflow": ("comparing runs in a browser; metrics are recorded without it", "mlflow"),
     "deepspeed": ("engine.name: deepspeed", "deepspeed"),
     "onnxruntime": ("checking an exported ONNX file", "export"),
+    "optuna": ("sweeps with method: optuna", "search"),
     "torchvision": ("models named torchvision:...", "vision"),
     "timm": ("models named timm:...", "vision"),
     "scikit-learn": ("the digits data set", "digits"),

@@ -16,6 +16,7 @@ from typing import Any
 from kdscale.errors import ConfigError, StageError, SubmissionError
 from kdscale.jobs.overview import StageView, SweepView
 from kdscale.jobs.prepare import note_state
+from kdscale.jobs.search_files import asks_on, hold
 from kdscale.jobs.slurm.look import QueueLook, job_ranges
 from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.submit import withdraw
@@ -23,7 +24,7 @@ from kdscale.pipeline.artifacts import UNDER_WAY, Root, StageFolder, SweepFolder
 from kdscale.pipeline.claims import this
 from kdscale.pipeline.names import digests_in, names_in, resolve, sweep_name
 
-__all__ = ["cancel"]
+__all__ = ["cancel", "stop_stages"]
 
 REST = frozenset({"done", "failed", "cancelled"})
 """States in which there is nothing to cancel."""
@@ -61,6 +62,20 @@ def cancel(name: str, root: Root, reason: str, wait_s: float, stages: Sequence[s
         yield from _cancel_sweep(found, root, reason, wait_s)
 
 
+def stop_stages(root: Root, digests: Collection[str], reason: str) -> None:
+    """Cancel stages for a program that knows which: no word, and no waiting for their end."""
+    known = [folder for digest in digests if (folder := root.stage(digest)) is not None]
+    asked = [folder for folder in known if _may_stop(folder)]
+    for folder in asked:
+        _ask(folder, reason, signalled=True)
+    for _ in _withdraw(root, [folder.digest for folder in asked]):
+        pass
+
+
+def _may_stop(folder: StageFolder) -> bool:
+    return folder.writable and folder.cancel_request() is None and folder.state()["state"] not in REST
+
+
 def _cancel_stage(folder: StageFolder, root: Root, name: str, reason: str, wait_s: float) -> Iterator[str]:
     state = folder.state()["state"]
     if state in REST and folder.claimant() is None:
@@ -87,7 +102,10 @@ def _cancel_some(sweep: SweepFolder, root: Root, texts: Sequence[str], reason: s
 def _cancel_sweep(sweep: SweepFolder, root: Root, reason: str, wait_s: float) -> Iterator[str]:
     view = SweepView(sweep, root, asks_queue=True)
     open_stages, launcher = _open(view), sweep.launcher()
-    if not open_stages and launcher is None:
+    if asks_on(sweep.path):
+        hold(sweep.path, reason)  # before any stage's wish, from which it is then told apart
+        yield f"{view.name} asks for no more trials; its own command goes on with it"
+    elif not open_stages and launcher is None:
         raise StageError(f"{view.name} has nothing to cancel: all its stages rest")
     needed = _needed_elsewhere(sweep, root, view.queue)
     stopped = [stage for stage in open_stages if stage.digest not in needed]

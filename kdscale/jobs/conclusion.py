@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,30 +14,23 @@ from kdscale.report.tables import summary
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kdscale.pipeline.artifacts import Root
-    from kdscale.pipeline.planned import Plan
     from kdscale.trackers.shipping import ShipperProcess
 
 __all__ = ["conclude"]
 
 
-def conclude(  # noqa: PLR0913
-    plan: Plan, folder: Path, root: Root, states: Mapping[str, str], console: Console, shipper: ShipperProcess | None,
-    *, ended: bool,
-) -> bool:  # fmt: skip
+def conclude(folder: Path, root: Path, console: Console, shipper: ShipperProcess | None, *, ended: bool) -> bool:
     """Write and print what came out.
 
     Args:
-        plan: of the sweep.
         folder: of the sweep.
         root: of the runs.
-        states: of its stages, by digest.
         console: where to print.
         shipper: sends metrics to a server, where anything does.
         ended: whether its user let it run to its end; who stops it has nothing exported.
 
     Returns:
-        Whether every stage is done, and exported where it asks for that.
+        Whether every done stage that asks for it is exported.
     """
 
     def say(line: str) -> None:
@@ -55,6 +47,5 @@ def conclude(  # noqa: PLR0913
         say(f"{'tracking':9} {shipped.get('uri', '')}")
         for problem in shipped.get("problems", []):
             say(f"          {problem}")
-        say(f"{'look':9} {interpreter()} launch/track.py ui --runs {root.path}")
-    exported = write_exports(root.path, folder, say) if ended else True
-    return exported and all(states.get(digest) == "done" for digest in plan.stages)
+        say(f"{'look':9} {interpreter()} launch/track.py ui --runs {root}")
+    return write_exports(root, folder, say) if ended else True

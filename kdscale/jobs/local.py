@@ -10,12 +10,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from kdscale import atomic
 from kdscale.jobs.causes import FREE_SPACE, HELD, blamed, causes_of, forget_causes
-from kdscale.jobs.prepare import note_state
+from kdscale.jobs.prepare import note_cancelled, note_state, why_cancelled
 from kdscale.jobs.retries import judge
 from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, NO_SPACE
 from kdscale.jobs.warm import WarmParent
@@ -98,11 +98,6 @@ class LocalRun:
 
     def run(self, on_tick: Callable[[], None]) -> dict[str, str]:
         """Run to the end; returns each stage's final state by digest."""
-        for digest, stage in list(self._waiting.items()):
-            state = stage.reuse.state
-            if state == "failed" and self._folder(stage).state().get("state") == "failed":
-                self._say(f"{stage.name} failed earlier: {self._folder(stage).state().get('reason')} (--retry-failed)")
-                self._conclude(digest, "failed")
         while self._running or (self._waiting and not self.stopped):
             self._collect()
             if not self.stopped:
@@ -114,14 +109,21 @@ class LocalRun:
             self.states.setdefault(digest, "waiting")
         return self.states
 
+    def extend(self, plan: Plan, fresh: Collection[str]) -> None:
+        """Go on with a plan that has grown by the stages `fresh`, or wants them again."""
+        self._plan, self._first = plan, plan.measured_first
+        self.states |= {digest: "done" for digest, stage in plan.stages.items() if stage.reuse.done}
+        for digest in [digest for digest in fresh if self.states.get(digest) != "done"]:
+            self.states.pop(digest, None)
+            self._waiting[digest] = plan.stages[digest]
+
     # ------------------------------------------------------------------ starting
 
     def _start_what_can(self) -> None:
         for digest, stage in list(self._waiting.items()):
             parents = [self.states.get(parent) for parent, _ in stage.parents.values()]
-            if self._folder(stage).cancel_request() is not None and not self._held(stage):
-                note_state(self._folder(stage), "cancelled", "cancelled by its user")
-                self._conclude(digest, "cancelled")
+            if rests := self._rests_already(stage):
+                self._conclude(digest, rests)
             elif any(state in ("failed", "blocked", "cancelled") for state in parents):
                 self._block(stage)
             elif any(state in ("paused", "waiting") for state in parents):
@@ -129,6 +131,18 @@ class LocalRun:
             elif all(state == "done" for state in parents) and self._may_begin(stage):
                 del self._waiting[digest]
                 self._start(stage)
+
+    def _rests_already(self, stage: PlannedStage) -> str:
+        """The state of a stage that is not to be started: cancelled meanwhile, or failed in an earlier run."""
+        folder = self._folder(stage)
+        if folder.cancel_request() is not None and not self._held(stage):
+            note_cancelled(folder)
+            return "cancelled"
+        state = folder.state() if stage.reuse.state == "failed" else {}
+        if state.get("state") == "failed":
+            self._say(f"{stage.name} failed earlier: {state.get('reason')} (--retry-failed)")
+            return "failed"
+        return ""
 
     def _block(self, stage: PlannedStage) -> None:
         bad = [self._plan.stages[p].name for p, _ in stage.parents.values() if self.states.get(p) != "done"]
@@ -165,7 +179,7 @@ class LocalRun:
     def _start(self, stage: PlannedStage) -> None:
         folder = self._folder(stage)
         attempt = len(folder.state().get("attempts", [])) + 1
-        world, port = _processes(stage), _free_port()
+        world, port = stage.processes, _free_port()
         forget_causes(folder.path, attempt, world)
         pids = []
         for rank in range(world):
@@ -225,7 +239,7 @@ class LocalRun:
     def _verdict(self, running: _Running) -> tuple[str, str]:
         codes = list(running.ended.values())
         if CANCELLED in codes or running.folder.cancel_request():
-            return "cancelled", "cancelled by its user"
+            return "cancelled", why_cancelled(running.folder)
         causes = causes_of(running.folder.path, running.attempt, len(running.pids))
         cause = blamed(causes)
         if cause is not None and cause["kind"] == HELD:
@@ -276,16 +290,11 @@ def _how(codes: list[int]) -> str:
     return signal.Signals(killed[0]).name if killed else f"exit code {codes[0]}"
 
 
-def _processes(stage: PlannedStage) -> int:
-    return 1 if stage.kind == "convert" else int(stage.definition["spec"]["engine"]["processes"])
-
-
 def _threads(stage: PlannedStage) -> int:
     """Of all its processes, where nothing says how many stages run at once."""
-    return _processes(stage) * threads_of(_processes(stage))
+    return stage.processes * threads_of(stage.processes)
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from kdscale.config.load import Sweep
+from kdscale.jobs.search import Search
 from kdscale.jobs.slurm.profile import Profile
 from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.planned import Plan
@@ -14,9 +15,10 @@ from kdscale.pipeline.planned import Plan
 __all__ = ["look"]
 
 
-def look(
-    plan: Plan, sweep: Sweep, root: Root, options: argparse.Namespace, profile: Profile | None, console: Console
-) -> None:
+def look(  # noqa: PLR0913
+    plan: Plan, sweep: Sweep, root: Root, options: argparse.Namespace, profile: Profile | None, console: Console,
+    search: Search | None = None,
+) -> None:  # fmt: skip
     """Show what was asked for of a plan."""
     if options.explain:
         from kdscale.jobs.explanation import explain_screen
@@ -28,8 +30,16 @@ def look(
 
         console.print(plan_screen(plan))
         scripts = _scripts(root, plan, profile) if profile is not None else []
-        for text in [*to_fetch(plan), *scripts]:
+        for text in [*_searched(search), *to_fetch(plan), *scripts]:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _searched(search: Search | None) -> list[str]:
+    if search is None:
+        return []
+    from kdscale.jobs.search_drive import preview_lines
+
+    return list(preview_lines(search))
 
 
 def _scripts(root: Root, plan: Plan, profile: Profile) -> list[str]:

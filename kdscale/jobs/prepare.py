@@ -12,7 +12,7 @@ from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.planned import FRESH, Plan, PlannedStage
 from kdscale.pipeline.profiles import Profiles
 
-__all__ = ["note_state", "prepare_folders"]
+__all__ = ["note_cancelled", "note_state", "prepare_folders", "why_cancelled"]
 
 RESUMED = frozenset({"blocked", "paused", "cancelled"})
 """States that the command which made them ends, when it is given again."""
@@ -73,3 +73,13 @@ def note_state(folder: StageFolder, state: str, reason: str) -> None:
     """Write a state, unless another launcher's workers have the stage by now: then it is theirs to write."""
     with suppress(StageHeld):
         folder.write_state(state=state, reason=reason)
+
+
+def why_cancelled(folder: StageFolder) -> str:
+    """The reason that was given with the wish that a stage be not run."""
+    return str((folder.cancel_request() or {}).get("reason") or "cancelled by its user")
+
+
+def note_cancelled(folder: StageFolder) -> None:
+    """Write that a stage is cancelled, and why."""
+    note_state(folder, "cancelled", why_cancelled(folder))

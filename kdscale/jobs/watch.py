@@ -77,6 +77,11 @@ class Watch:
             for stage in self._shown():
                 self.say(_line(stage))
 
+    def look_at_plan(self) -> None:
+        """Read the plan again, which has grown."""
+        self._view = SweepView(self._view.folder)
+        self._before = {digest: self._before.get(digest, "waiting") for digest in self._view.stages}
+
     # ------------------------------------------------------------------ events
 
     def _say_events(self) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -19,6 +19,9 @@ from kdscale.library.shown import Shown
 from kdscale.library.sweep_run import LOG, SweepRun
 from kdscale.pipeline.artifacts import Root, SweepFolder
 from kdscale.pipeline.planned import Plan
+
+if TYPE_CHECKING:
+    from kdscale.jobs.search import Search
 
 __all__ = ["Experiment", "PlannedSweep"]
 
@@ -79,7 +82,7 @@ class Experiment:
         """
         options = self._options(cluster)
         options.dry_run = True
-        return PlannedSweep(self._planned(options))
+        return PlannedSweep(self._planned(options)[0])
 
     def run(
         self, cluster: str = "local", *, fresh: Sequence[str] = (), retry_failed: bool = False, profile: bool = False,
@@ -104,23 +107,23 @@ class Experiment:
         """
         self.sweep = self._loaded()  # as the file is now: a launcher of its own reads it again
         options = self._options(cluster, fresh=[*fresh], retry_failed=retry_failed, profile=profile, yes=yes)
-        plan = self._planned(options)
+        plan, search = self._planned(options)
         folder = self.root.path / "sweeps" / plan.folder_name
         if cluster == "inline":
-            self._run_here(plan, options)
+            self._run_here(plan, options, search)
             return SweepRun(SweepFolder(folder))
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / LOG
         begins = log.stat().st_size if log.exists() else 0
         return SweepRun(SweepFolder(folder), launcher.start(options, log), log_begins=begins)
 
-    def _run_here(self, plan: Plan, options: argparse.Namespace) -> None:
+    def _run_here(self, plan: Plan, options: argparse.Namespace, search: Search | None) -> None:
         from kdscale.jobs.command import execute
 
         if threading.current_thread() is not threading.main_thread():
             raise ConfigError('cluster="inline" runs on the main thread alone, for it listens to Ctrl-C: use "local"')
         with _as_it_was():
-            execute(plan, self.root, options, Console(), None, self.sweep, None)
+            execute(plan, self.root, options, Console(), None, self.sweep, None, search)
 
     def _loaded(self) -> Sweep:
         bundle = bundle_of(self.config, self.root)
@@ -129,7 +132,7 @@ class Experiment:
     def _options(self, cluster: str, **flags: Any) -> argparse.Namespace:
         return launcher.options_of(self.config, self.overrides, cluster, self.root.path, **flags)
 
-    def _planned(self, options: argparse.Namespace) -> Plan:
+    def _planned(self, options: argparse.Namespace) -> tuple[Plan, Search | None]:
         from kdscale.jobs.command import planned, profile_named
 
         profile = profile_named(options.cluster)

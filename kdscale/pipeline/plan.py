@@ -30,12 +30,12 @@ from kdscale.pipeline.evaluation_stages import evaluation
 from kdscale.pipeline.fill_stages import Reading, fill_name, with_fills
 from kdscale.pipeline.machine import Site, best_precision, processes_of
 from kdscale.pipeline.per_pixel import refuse_what_pixels_cannot
-from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial
+from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial, label_of
 from kdscale.pipeline.references import in_depth, in_order, parents_first, parents_of
 from kdscale.pipeline.reuse import judge
 from kdscale.pipeline.transfer import refuse_labels
 
-__all__ = ["Plan", "PlannedStage", "PlannedTrial", "make_plan"]
+__all__ = ["Plan", "PlannedStage", "PlannedTrial", "Planner", "make_plan"]
 
 
 def make_plan(  # noqa: PLR0913
@@ -47,6 +47,7 @@ def make_plan(  # noqa: PLR0913
     command: str = "",
     site: Site | None = None,
     say: Callable[[str], None] = lambda _: None,
+    planner: Planner | None = None,
 ) -> Plan:
     """Plan all trials of a sweep.
 
@@ -58,11 +59,12 @@ def make_plan(  # noqa: PLR0913
         command: for the record.
         site: where it will run, if not here.
         say: told what takes time.
+        planner: one that has planned a part of these trials before; `fetch`, `site` and `say` are then its own.
 
     Raises:
         KDScaleError: with the key path, for whatever could not work.
     """
-    planner = _Planner(root, say, site, fetch=fetch)
+    planner = planner or Planner(root, say, site, fetch=fetch)
     trials = [planner.trial(trial) for trial in sweep.trials]
     stages = planner.finish(fresh)
     first = sweep.trials[0].experiment
@@ -81,7 +83,7 @@ def make_plan(  # noqa: PLR0913
     )
 
 
-class _Planner:
+class Planner:
     """Gathers unique stages; whatever several trials share is worked out once."""
 
     def __init__(self, root: Root, say: Callable[[str], None], site: Site | None, *, fetch: bool) -> None:
@@ -206,9 +208,8 @@ class _Planner:
         judged: dict[str, PlannedStage] = {}
         for digest in parents_first(self._stages):
             stage = self._stages[digest]
-            keep = sorted(self._keep.get(digest, set()))
             if stage.kind == "train":
-                stage = replace(stage, definition=stage.definition | {"keep": keep})
+                stage = replace(stage, definition=stage.definition | {"keep": sorted(self._keep.get(digest, set()))})
             verdict = judge(found, stage, judged, forced=stage.name in fresh)
             judged[digest] = replace(stage, reuse=verdict)
         return in_depth(with_fills(judged, self._readings, self._root, fresh))
@@ -266,11 +267,6 @@ class _Planner:
                 f"stages.{spec.name}: {source.name}@{selector}, but it trains {source.train.epochs} epochs"
             )
         self._keep.setdefault(producer, set()).add(selector)
-
-
-def label_of(axes: Mapping[str, str]) -> str:
-    """A trial's name on screens: its axis values; a bare seed is written s0."""
-    return " · ".join(f"s{value}" if axis == "seed" else value for axis, value in axes.items()) or "only"
 
 
 def _validates(spec: StageSpec) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from kdscale.pipeline.cache_need import CacheNeed
 from kdscale.pipeline.cost import Cost
 
-__all__ = ["FRESH", "NEW", "Plan", "PlannedStage", "PlannedTrial", "Reuse"]
+__all__ = ["FRESH", "NEW", "Plan", "PlannedStage", "PlannedTrial", "Reuse", "label_of", "search_digest"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class PlannedStage:
     def folder(self) -> str:
         """Relative to the runs root."""
         return f"stages/{self.name}-{self.digest[:12]}"
+
+    @property
+    def processes(self) -> int:
+        """That work on it together."""
+        return 1 if self.kind == "convert" else int(self.definition["spec"]["engine"]["processes"])
 
     @property
     def imported(self) -> bool:
@@ -105,6 +113,15 @@ class Plan:
                 first |= {stage.digest, *(parent for parent, _ in stage.parents.values())}
         return first & {stage.digest for stage in self.todo}
 
+    def part(self, trials: Iterable[PlannedTrial], also: Iterable[str] = ()) -> Plan:
+        """The plan of some of its trials and of some more stages, by digest: these, and all that they take from."""
+        some = list(trials)
+        wanted = {digest for trial in some for digest in trial.stages.values()} | set(also)
+        for digest in reversed(self.stages):
+            if digest in wanted:
+                wanted |= {parent for parent, _ in self.stages[digest].parents.values()}
+        return replace(self, trials=some, stages={d: stage for d, stage in self.stages.items() if d in wanted})
+
     def document(self) -> dict[str, Any]:
         """As plan.json holds it."""
         return {
@@ -129,3 +146,13 @@ def _entry(stage: PlannedStage) -> dict[str, Any]:
             for role, cache in stage.definition["caches"].items()
         }
     return found
+
+
+def label_of(axes: Mapping[str, str]) -> str:
+    """A trial's name on screens: its axis values; a bare seed is written s0."""
+    return " · ".join(f"s{value}" if axis == "seed" else value for axis, value in axes.items()) or "only"
+
+
+def search_digest(corners: Plan, identity: Mapping[str, Any]) -> str:
+    """The digest of a search: its trials come later, so it is that of its space's corners and of its settings."""
+    return hashlib.sha256(json.dumps([corners.digest, identity], sort_keys=True).encode()).hexdigest()

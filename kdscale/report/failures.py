@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdscale.report.records import ENDED_BADLY, StageRecord, SweepRecord
+from kdscale.report.records import ENDED_BADLY, PRUNED, StageRecord, SweepRecord
 
 __all__ = ["Failure", "by_progress", "failures", "stage_names", "states"]
 
@@ -15,8 +15,10 @@ _BY_PROGRESS = (*ENDED_BADLY, "interrupted", "running", "evaluating", "queued", 
 
 def states(sweep: SweepRecord) -> str:
     """How many unique stages are in which state, e.g. `6 done, 1 running`."""
-    found = sorted((s.status for s in sweep.stages.values()), key=by_progress, reverse=True)
-    return ", ".join(f"{found.count(state)} {state}" for state in dict.fromkeys(found))
+    found = sorted((s.status for s in sweep.stages.values() if not s.pruned), key=by_progress, reverse=True)
+    pruned = sum(s.pruned for s in sweep.stages.values())
+    said = [f"{found.count(state)} {state}" for state in dict.fromkeys(found)]
+    return ", ".join([*said, *([f"{pruned} cancelled ({PRUNED})"] if pruned else [])])
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Failure:
 
 def failures(sweep: SweepRecord) -> list[Failure]:
     """What ended badly, by cause: what failed by itself before what was only blocked by it."""
-    bad = [s for s in sweep.stages.values() if s.status in ENDED_BADLY]
+    bad = [s for s in sweep.stages.values() if s.status in ENDED_BADLY and not s.pruned]
     found: dict[tuple[str, str], list[str]] = {}
     for stage in sorted(bad, key=lambda s: (ENDED_BADLY.index(s.status), s.depth)):
         reason = stage.state.get("reason") or "no reason was recorded"

@@ -19,6 +19,7 @@ from kdscale.report.headline import headline, provenance, savings
 from kdscale.report.profiles import BARS, profile_figure, profile_grid, profiles_of
 from kdscale.report.published import published_grids
 from kdscale.report.records import SweepRecord
+from kdscale.report.search import search_view
 from kdscale.report.tables import group_grid, main_grids, whole_grid
 from kdscale.report.wording import count, millis, percent
 
@@ -47,11 +48,12 @@ def _context(sweep: SweepRecord) -> dict[str, Any]:
     return {
         "sweep": sweep,
         "states": states(sweep),
-        "unfinished": [s for s in sweep.stages.values() if not s.done],
+        "unfinished": [s for s in sweep.stages.values() if not s.done and not s.pruned],
         "headline": headline(sweep, groups),
         "failures": failures(sweep),
         "grids": _grids(sweep, layout, groups),
         "published": published_grids(sweep),
+        "search": search_view(sweep),
         "legend": colours.legend(),
         "intervals": panels.intervals(groups, colours),
         "dependence": panels.dependence(sweep, groups, colours),

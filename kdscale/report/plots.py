@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Line", "Point", "chain_figure", "curve_figure", "interval_figure", "metric_line", "pareto", "trade_off_figure",
+    "Canvas", "Line", "Point", "chain_figure", "curve_figure", "interval_figure", "metric_line", "new_canvas", "pareto",
+    "trade_off_figure",
 ]  # fmt: skip
 
 MOST_POINTS, FEWEST_POINTS, ALL_POINTS = 240, 40, 6000
@@ -56,12 +57,15 @@ class Line:
 
 
 @dataclass
-class _Canvas:
+class Canvas:
+    """A figure, its axes, and what its marks say when hovered."""
+
     figure: Figure
     axes: Axes
     titles: dict[str, str] = field(default_factory=dict)
 
     def name(self, artist: Any, title: str) -> None:
+        """Have a mark say `title`."""
         gid = f"m{len(self.titles)}"
         artist.set_gid(gid)
         self.titles[gid] = title
@@ -82,7 +86,7 @@ def trade_off_figure(
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        canvas = _canvas(430, 316)
+        canvas = new_canvas(430, 316)
         axes = canvas.axes
         ahead = pareto(points) if front else []
         if len(ahead) > 1:
@@ -106,7 +110,7 @@ def interval_figure(
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        canvas = _canvas(440, 64 + 20 * len(points))
+        canvas = new_canvas(440, 64 + 20 * len(points))
         axes = canvas.axes
         ordered = sorted(points, key=lambda p: p.value)
         if reference is not None:
@@ -140,7 +144,7 @@ def chain_figure(chains: Sequence[Sequence[Point]], ticks: Sequence[str], name: 
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        canvas = _canvas(max(430, 86 * len(ticks)), 316)
+        canvas = new_canvas(max(430, 86 * len(ticks)), 316)
         for chain in chains:
             x, y = [p.cost for p in chain], [100 * p.value for p in chain]
             canvas.axes.plot(x, y, color=series(chain[0].colour), lw=1.2, zorder=1)
@@ -165,7 +169,7 @@ def curve_figure(lines: Sequence[Line], name: str, what: str, *, share: bool = F
     from matplotlib.ticker import MaxNLocator
 
     with mpl.rc_context(STYLE):
-        canvas = _canvas(330, 212)
+        canvas = new_canvas(330, 212)
         axes, unit = canvas.axes, 100 if share else 1
         for line in sorted(lines, key=lambda line: line.strong):
             thin = _thinned(line.points, len(lines))
@@ -199,14 +203,15 @@ def metric_line(curves: Curves, metric: str) -> list[tuple[float, float]]:
     return [(epoch, value) for epoch, value in curves.get(metric, []) if math.isfinite(value)]
 
 
-def _canvas(width: int, height: int) -> _Canvas:
+def new_canvas(width: int, height: int) -> Canvas:
+    """An empty figure with its axes, drawn under STYLE; sizes in pixels of a page."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * _PX, height * _PX), dpi=72, layout="constrained")
-    return _Canvas(figure, figure.add_subplot())
+    return Canvas(figure, figure.add_subplot())
 
 
-def _spot(canvas: _Canvas, p: Point) -> None:
+def _spot(canvas: Canvas, p: Point) -> None:
     axes, colour = canvas.axes, series(p.colour)
     if p.half is not None:
         ends = [100 * (p.value - p.half), 100 * (p.value + p.half)]
@@ -231,7 +236,7 @@ def _scale_of_cost(axes: Axes, costs: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _label(canvas: _Canvas, wanted: Sequence[Point], points: Sequence[Point]) -> None:
+def _label(canvas: Canvas, wanted: Sequence[Point], points: Sequence[Point]) -> None:
     """Write names beside their points where there is room; what has none still says its name when hovered."""
     canvas.figure.draw_without_rendering()
     axes = canvas.axes

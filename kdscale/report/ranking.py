@@ -20,7 +20,10 @@ from kdscale.report.statistics import Interval
 from kdscale.report.where import Filter
 from kdscale.report.wording import DASH, count, delta, millis, p_value, percent, plural, points
 
-__all__ = ["as_json", "chosen_groups", "filter_of", "kept_by", "ranked", "ranking_grid"]
+__all__ = [
+    "as_json", "chosen_groups", "filter_of", "kept_by", "ranked", "ranking_grid", "refuse_figures_of_test",
+    "smaller_is_better",
+]  # fmt: skip
 
 DISTINCT = 0.05
 MOST_ROWS = 20
@@ -75,18 +78,28 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
         ConfigError: the figure is unknown, or one of test: choosing by it would flatter what is chosen.
     """
     known = sorted({name for g in groups for s in g.stages for name in figures(s)})
-    if metric in ON_TEST or metric.startswith(("test/", *_MEASURED)):
-        raise ConfigError(
-            f"--best {metric}: that is a figure of test, and choosing by it flatters what is chosen; "
-            f"--best val/{_plain(metric)} chooses on validation and shows test"
-        )
+    refuse_figures_of_test(metric, "--best ")
     if metric not in known:
         near = difflib.get_close_matches(metric, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none yet'}"
         raise ConfigError(f"--best {metric}: no finished trial has such a figure; {hint}")
-    sign = 1 if any(word in metric for word in SMALLER_IS_BETTER) else -1
+    sign = 1 if smaller_is_better(metric) else -1
     rated = [(value, g) for g in groups if (value := g.mean(metric)) is not None and g.mean("rating") is not None]
     return [g for _, g in sorted(rated, key=lambda pair: sign * pair[0])]
+
+
+def refuse_figures_of_test(metric: str, said: str) -> None:
+    """Raises: ConfigError: it is a figure of test; `said` is what asks for it, such as `--best `."""
+    if metric in ON_TEST or metric.startswith(("test/", *_MEASURED)):
+        raise ConfigError(
+            f"{said}{metric}: that is a figure of test, and choosing by it flatters what is chosen; "
+            f"{said}val/{_plain(metric)} chooses on validation and shows test"
+        )
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether less of a figure is better."""
+    return any(word in metric for word in SMALLER_IS_BETTER)
 
 
 def _plain(metric: str) -> str:

@@ -20,10 +20,13 @@ from kdscale import atomic
 from kdscale.errors import ConfigError, StageError
 from kdscale.report.rating import RATINGS, rated
 
-__all__ = ["ENDED_BADLY", "Curves", "Parent", "StageRecord", "SweepRecord", "TrialRecord", "axis_value"]
+__all__ = ["ENDED_BADLY", "PRUNED", "Curves", "Parent", "StageRecord", "SweepRecord", "TrialRecord", "axis_value"]
 
 Curves = dict[str, list[tuple[float, float]]]
 """Metric name -> (epoch, value) in the order of training."""
+
+PRUNED = "pruned by the search"
+"""How the reason of a stage begins that a search has stopped."""
 
 ENDED_BADLY = ("failed", "paused", "blocked", "cancelled")
 """States that a person has to look at, worst first."""
@@ -75,6 +78,11 @@ class StageRecord:
     def done(self) -> bool:
         """Whether the stage has final figures."""
         return self.status == "done"
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a search has stopped it early, which is how it should be."""
+        return self.status == "cancelled" and str(self.state.get("reason", "")).startswith(PRUNED)
 
     @property
     def results(self) -> dict[str, Any]:

@@ -21,12 +21,13 @@ FENCES = {
     "deepspeed": ["kdscale/engines/deepspeed.py"],
     "mlflow": ["kdscale/trackers/mlflow.py"],
     "submitit": ["kdscale/jobs/*"],
+    "optuna": ["kdscale/jobs/study.py"],
     "ffcv": ["kdscale/data/ffcv_*.py"],
     "marshal": [],
     "random": [],
     "numpy.random": [],
 }
-HEAVY = {"deepspeed", "ffcv", "matplotlib", "mlflow", "submitit", "timm", "torchvision"}
+HEAVY = {"deepspeed", "ffcv", "matplotlib", "mlflow", "optuna", "submitit", "timm", "torchvision"}
 """Imported inside functions only: the file that knows them may be imported where they are not needed."""
 
 

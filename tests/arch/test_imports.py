@@ -13,8 +13,8 @@ from kdscale.data.loader import ffcv_problem
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "launch").glob("*.py"))
 HEAVY = {
-    "deepspeed", "ffcv", "matplotlib", "mlflow", "numba", "pandas", "scipy", "sklearn", "submitit", "timm", "torch",
-    "torchvision",
+    "deepspeed", "ffcv", "matplotlib", "mlflow", "numba", "optuna", "pandas", "scipy", "sklearn", "submitit", "timm",
+    "torch", "torchvision",
 }  # fmt: skip
 
 

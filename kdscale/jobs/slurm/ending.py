@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from kdscale import ranks
-from kdscale.jobs.prepare import note_state
+from kdscale.jobs.prepare import note_cancelled
 from kdscale.jobs.slurm.place import job_id
 from kdscale.jobs.slurm.queue import requeue
 from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED
@@ -27,5 +27,5 @@ def last_word(code: int, folder: StageFolder, rank: int) -> int:
         return DONE if comes_back else INTERRUPTED
     if code == CANCELLED and rank == 0:
         with suppress(OSError):
-            note_state(folder, "cancelled", "cancelled by its user")
+            note_cancelled(folder)
     return code

@@ -20,7 +20,7 @@ from typing import Any
 from kdscale import atomic
 from kdscale.errors import SubmissionError
 from kdscale.jobs.causes import causes_of
-from kdscale.jobs.prepare import note_state
+from kdscale.jobs.prepare import note_cancelled, note_state
 from kdscale.jobs.retries import WAITS_S, Verdict, excluded_nodes, judge
 from kdscale.jobs.slurm.notes import stages_of
 from kdscale.jobs.slurm.place import job_id, meeting_file
@@ -60,7 +60,7 @@ def _conclude_one(folder: StageFolder, job: str, code: int, *, packed: bool) -> 
     if folder.claimant() is not None:  # another job's ranks have it
         return None
     if folder.cancel_request() is not None or folder.state()["state"] == "cancelled":
-        note_state(folder, "cancelled", "cancelled by its user")
+        note_cancelled(folder)
         return None
     with suppress(OSError):
         folder.reconcile()

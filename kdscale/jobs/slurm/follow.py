@@ -6,18 +6,18 @@ Whoever follows may leave at any time (Ctrl-C): jobs need nobody beside them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from kdscale.errors import SubmissionError
 from kdscale.jobs.causes import causes_of
-from kdscale.jobs.prepare import note_state
+from kdscale.jobs.prepare import note_cancelled, note_state
 from kdscale.jobs.retries import judge
 from kdscale.jobs.slurm.notes import jobs_of_stages
 from kdscale.jobs.slurm.queue import Queue, cancel_jobs, look
 from kdscale.jobs.slurm.submit import NOT_AGAIN, Submission
 from kdscale.pipeline.artifacts import UNDER_WAY, StageFolder
-from kdscale.pipeline.planned import PlannedStage
+from kdscale.pipeline.planned import Plan, PlannedStage
 
 __all__ = ["Follower"]
 
@@ -39,6 +39,15 @@ class Follower:
     def leave(self) -> None:
         """Ctrl-C: stop looking; the jobs go on."""
         self.stopped = True
+
+    def extend(self, plan: Plan, fresh: Collection[str]) -> None:
+        """Go on with a plan that has grown by the stages `fresh`: they are submitted now, or at a later look."""
+        del fresh
+        self.submission.plan = plan
+        try:
+            self.submission.submit()
+        except SubmissionError as error:
+            self.submission.say(f"{error}; submitted again at the next look")
 
     def run(self, on_tick: Callable[[], None]) -> dict[str, str]:
         """Follow until every stage rests; returns their states by digest."""
@@ -88,7 +97,7 @@ class Follower:
             return
         folder.reconcile()
         if folder.cancel_request() is not None:
-            note_state(folder, "cancelled", "cancelled by its user")
+            note_cancelled(folder)
         elif queue.ended.get(job) == "CANCELLED" and self._had_what_it_waits_for(stage, jobs, queue):
             note_state(
                 folder, "cancelled", f"job {job} was cancelled (scancel); give the same command to go on with it"

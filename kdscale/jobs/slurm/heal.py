@@ -7,12 +7,15 @@ order is left alone, so it may be run as often as one likes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from kdscale import atomic
 from kdscale.config.load import load
 from kdscale.errors import KDScaleError
+from kdscale.jobs.search import Search
+from kdscale.jobs.search_files import asks_on, is_held, is_search
 from kdscale.jobs.shipping import shipper_of_launcher
 from kdscale.jobs.slurm.follow import Follower
 from kdscale.jobs.slurm.profile import Profile
@@ -23,9 +26,11 @@ from kdscale.pipeline.machine import Site
 from kdscale.pipeline.plan import make_plan
 from kdscale.report.page import write_report
 from kdscale.report.results import write_results
+from kdscale.report.search import DOCUMENT
 
 __all__ = ["heal_sweeps"]
 
+CHANGED = "kdscale has changed since it was submitted, and would make other stages: give its command again"
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +52,8 @@ def _heal(root: Root, sweep: SweepFolder) -> list[str]:
     cluster = atomic.read_json(sweep.path / CLUSTER_FILE)
     if cluster is None or sweep.launcher() is not None:  # who follows it heals it
         return []
+    if is_search(sweep.path):
+        return _heal_search(root, sweep, cluster)
     states = [folder.state() for digest in sweep.plan()["stages"] if (folder := root.stage(digest)) is not None]
     if all(state["state"] in ("done", *NOT_AGAIN) for state in states):
         return _conclude(root, sweep, max((state["updated"] for state in states), default=0.0))
@@ -55,13 +62,46 @@ def _heal(root: Root, sweep: SweepFolder) -> list[str]:
         profile = Profile.model_validate(cluster["profile"])
         plan = make_plan(load(str(sweep.path / "sweep.yaml"), []), root, site=Site(profile.precision))
         if plan.folder_name != sweep.path.name:
-            return ["kdscale has changed since it was submitted, and would make other stages: give its command again"]
+            return [CHANGED]
         with sweep.launching():
             Follower(Submission(root, plan, profile, said.append)).look_after()
         _ship(root, sweep)
     except KDScaleError as error:
         said.append(str(error))
     return said
+
+
+def _heal_search(root: Root, sweep: SweepFolder, cluster: Mapping[str, Any]) -> list[str]:
+    """Look after its jobs, tell what trials came to, and ask for the next ones."""
+    if not asks_on(sweep.path):
+        rests_since = (sweep.path / DOCUMENT).stat().st_mtime
+        return [] if is_held(sweep.path) else _conclude(root, sweep, rests_since)
+    said: list[str] = []
+    try:
+        profile = Profile.model_validate(cluster["profile"])
+        loaded = load(str(sweep.path / "sweep.yaml"), [])
+        search = Search(loaded, root, command=sweep.plan()["command"], site=Site(profile.precision))
+        if search.folder != sweep.path:
+            return [CHANGED]
+        with sweep.launching():
+            _look_after(search, root, profile, said.append)
+        _ship(root, sweep)
+    except KDScaleError as error:
+        said.append(str(error))
+    return said
+
+
+def _look_after(search: Search, root: Root, profile: Profile, say: Callable[[str], None]) -> None:
+    try:
+        follower = Follower(Submission(root, search.begin(resumed=False), profile, say))
+        follower.look_after()
+        fresh = search.go_on()
+        if search.problem is not None:
+            raise search.problem
+        if fresh is not None:
+            follower.extend(search.running, fresh)
+    finally:
+        search.end()
 
 
 def _conclude(root: Root, sweep: SweepFolder, rests_since: float) -> list[str]:

@@ -18,8 +18,8 @@ from kdscale.config.schema import StudentConfig
 from kdscale.errors import ConfigError, KDScaleError
 from kdscale.nn.build import build_network
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.plan import label_of, make_plan
-from kdscale.pipeline.planned import Plan, PlannedStage
+from kdscale.pipeline.plan import make_plan
+from kdscale.pipeline.planned import Plan, PlannedStage, label_of
 
 ROWS, HELD_OUT, BATCH, EPOCHS = 720, 0.1, 32, 3
 SMALL: dict[str, Any] = {"model": "resnet_cifar", "depth": 8, "widths": [4, 8, 16]}
