@@ -1,0 +1,121 @@
+"""Ranks that are threads of one process and take turns: each runs alone until it waits for the others.
+
+So one process recreates what several did, bit for bit where sums of two are concerned: what a step reads that belongs
+to a process, torch's generators above all, is put back whenever a rank has its turn again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["Seat", "run", "seat"]
+
+T = TypeVar("T")
+_local = threading.local()
+
+
+class _Abandoned(BaseException):
+    """Ends a rank because another one failed."""
+
+
+class Seat:
+    """One rank's place; what it deposits in an exchange is seen by all."""
+
+    def __init__(self, table: _Table, rank: int) -> None:
+        self.rank = rank
+        self.world = table.world
+        self._table = table
+        self._exchanges = 0
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order; called by all ranks alike. A tensor must be a copy of its own."""
+        # the next exchange's box is another one: the last rank reads this one while the first is at the next
+        box = self._table.boxes[self._exchanges % 2]
+        self._exchanges += 1
+        box[self.rank] = value
+        drawn = _generators()
+        self._table.pass_on(self.rank)
+        self._table.wait(self.rank)
+        _restore(drawn)
+        return list(box)
+
+
+class _Table:
+    """The ranks that take turns, and whose turn it is."""
+
+    def __init__(self, world: int) -> None:
+        self.world = world
+        self.boxes: tuple[list[Any], list[Any]] = ([None] * world, [None] * world)
+        self.failed: BaseException | None = None
+        self._turn = [threading.Semaphore(0) for _ in range(world)]
+
+    def pass_on(self, rank: int) -> None:
+        self._turn[(rank + 1) % self.world].release()
+
+    def wait(self, rank: int) -> None:
+        self._turn[rank].acquire()
+        if self.failed is not None:
+            raise _Abandoned
+
+    def fail(self, error: BaseException) -> None:
+        self.failed = self.failed or error
+        for turn in self._turn:
+            turn.release()
+
+
+def seat() -> Seat | None:
+    """The place of the rank that this thread is; None in a process that is one rank."""
+    return getattr(_local, "seat", None)
+
+
+def run(world: int, work: Callable[[], T]) -> list[T]:
+    """Do `work` as each of `world` ranks; returns what each gave. The first error ends all and is raised.
+
+    A world of one is this very thread: a debugger has it to itself.
+    """
+    if world == 1:
+        return [work()]
+    table, given = _Table(world), [None] * world  # type: list[Any]
+
+    def act(rank: int) -> None:
+        try:
+            table.wait(rank)
+            _local.seat = Seat(table, rank)
+            given[rank] = work()
+        except _Abandoned:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised where the ranks were started
+            table.fail(error)
+        finally:
+            table.pass_on(rank)
+
+    threads = [threading.Thread(target=act, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    try:
+        table.pass_on(world - 1)
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt as error:  # a rank ends at its next exchange
+        table.fail(error)
+        for thread in threads:
+            thread.join()
+    if table.failed is not None:
+        raise table.failed
+    return given
+
+
+def _generators() -> tuple[torch.Tensor, torch.Tensor | None]:
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return torch.default_generator.get_state(), torch.cuda.get_rng_state() if on_gpu else None
+
+
+def _restore(state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    host, gpu = state
+    torch.default_generator.set_state(host)
+    if gpu is not None:
+        torch.cuda.set_rng_state(gpu)
