@@ -6,10 +6,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -50,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
     wish = Wish(
         options.name, options.step, out=options.out, precision=options.precision, anomaly=options.anomaly,
-        tensors=options.tensors, stop=_debug if options.pdb else None,
+        tensors=options.tensors, pdb=options.pdb,
     )  # fmt: skip
     try:
         replay_stage(Root.find(options.runs), wish, print)
@@ -60,14 +56,6 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _debug(frame: FrameType | None) -> None:
-    import pdb
-
-    if frame is None:
-        print("no operation of the forward pass makes what is not finite: here is where the step is run")
-    pdb.Pdb().set_trace(frame)
 
 
 if __name__ == "__main__":

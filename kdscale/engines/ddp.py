@@ -87,7 +87,7 @@ class DdpEngine(TorchEngine):
     def _apply(self) -> None:
         if self._train.grad_clip is not None:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self._parameters, self._train.grad_clip, foreach=True)
+            self.gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self._train.grad_clip, foreach=True)
         self._scaler.step(self._optimizer)
         self._scaler.update()
 

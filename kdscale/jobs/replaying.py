@@ -18,6 +18,7 @@ from kdscale import atomic
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 from kdscale.errors import ConfigError
+from kdscale.jobs.replay_debugger import stop_in
 from kdscale.jobs.replay_screen import Seen, lines_of, picture_name, picture_of
 from kdscale.jobs.wording import duration
 from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
@@ -45,8 +46,8 @@ class Wish:
     anomaly: bool = False
     tensors: bool = False
     """Keep weights and gradients too."""
-    stop: Callable[[Any], None] | None = None
-    """Called where the first non-finite value shows."""
+    pdb: bool = False
+    """Open a debugger where the first non-finite value shows."""
 
 
 def replay_stage(root: Root, wish: Wish, say: Callable[[str], None]) -> Path:
@@ -65,7 +66,7 @@ def replay_stage(root: Root, wish: Wish, say: Callable[[str], None]) -> Path:
     device = device_of_rank()
     _settle(folder, say, device)
     start, found = _replayed(root, folder, Wanted(
-        definition, step, wish.precision, anomaly=wish.anomaly, gradients=wish.tensors, stop=wish.stop
+        definition, step, wish.precision, anomaly=wish.anomaly, gradients=wish.tensors, stop=stop_in if wish.pdb else None
     ), device, say)  # fmt: skip
     seen = Seen(folder, spec, DatasetInfo.of(definition["data"]["info"]), step, start, found, failures_of(folder.logs, step))
     target = wish.out / f"{folder.name}-{folder.digest[:4]}-step{step}"

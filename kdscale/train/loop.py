@@ -140,6 +140,8 @@ class Loop:
     """Makes ready what an epoch reads; called by all ranks, False when asked to stop."""
     after_step: Callable[[int], None] = lambda step: None
     """Told how many steps are done, when all that belongs to the last one is; called by all ranks."""
+    note: Callable[[int], None] = lambda step: None
+    """Told which step was just taught, before anything of it is read."""
     state: LoopState = field(default_factory=LoopState)
     _beat: float = field(init=False, default=0.0)
     _since: float = field(init=False, default=0.0)
@@ -189,6 +191,7 @@ class Loop:
             else:
                 with phase("tracking"):
                     self.meter.add(losses, state.step)
+            self.note(state.step)
         with phase("optimizer"):
             self.engine.end_step(state.step)
         state.step += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from bdb import BdbQuit
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from kdscale.train.metrics import Meter
 from kdscale.train.moving import moved_to
 from kdscale.train.replay_engine import ReplayEngine
 from kdscale.train.replay_start import Start
-from kdscale.train.watching import Found, Watch
+from kdscale.train.watching import FIRST_OPERATION, Found, Watch
 
 __all__ = ["Anomaly", "RankLook", "Replayed", "Wanted", "replay"]
 
@@ -52,7 +53,7 @@ class Wanted:
     anomaly: bool = False
     gradients: bool = False
     stop: Callable[[FrameType | None], None] | None = None
-    """Called where the first non-finite value shows, with the frame that computed it; None where nothing did."""
+    """Called where the first non-finite value shows, or else where the step begins, with the frame of the user's."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def replay(
         turns.run(start.world, act)
     except Anomaly as said:
         found.anomaly = str(said)
+    except BdbQuit:  # its user has seen enough, and all else is known by then
+        pass
     return found
 
 
@@ -196,12 +199,12 @@ class _Rank:
                 other = self._watched(batch)
         looks = ranks.gather_objects(RankLook(batch, watch, other))
         self._found.looks[:] = looks
-        if wanted.anomaly:
-            engine.recall(held)
-            self._differentiate(batch)
         if wanted.stop is not None:
             engine.recall(held)
             self._stop_in(batch, wanted.stop)
+        if wanted.anomaly:  # ends the replay
+            engine.recall(held)
+            self._differentiate(batch)
 
     def _watched(self, batch: Batch, **options: Any) -> Watch:
         samples = len(batch.rows) // self._spec.train.accumulation
@@ -230,14 +233,10 @@ class _Rank:
         self._found.anomaly = "no operation of the backward pass gives nan"
 
     def _stop_in(self, batch: Batch, stop: Callable[[FrameType | None], None]) -> None:
-        first = self._found.first
-        if first is None or first[1].number < 0:
-            if ranks.rank() == (first[0] if first else 0):
-                stop(None)
-            return
-        rank, found = first
-        here = {"stop_at": found.number, "stop": stop} if ranks.rank() == rank else {}
-        self._watched(batch, **here)
+        """Run the step again up to where its first non-finite value shows; else to where its forward pass begins."""
+        rank, found = self._found.first or (0, None)
+        at = found.number if found is not None and found.number > 0 else FIRST_OPERATION
+        self._watched(batch, **({"stop_at": at, "stop": stop} if ranks.rank() == rank else {}))
 
 
 def _innermost(called: str) -> str:

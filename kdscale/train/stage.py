@@ -23,6 +23,7 @@ from kdscale.trackers.spool import Spool
 from kdscale.train.build import Parts, build
 from kdscale.train.device import device_of_rank, make_deterministic, settle_heap
 from kdscale.train.evaluate import Evaluator, Figures
+from kdscale.train.failure import leave_record, recent_of, steps_remembered
 from kdscale.train.held import held
 from kdscale.train.imported import check_class_order
 from kdscale.train.inspect import write_first_look
@@ -131,9 +132,10 @@ class _StageRun:
         train = self.spec.train
         terms = [term.id for term in self.spec.terms]
         evaluator = parts.evaluator("val")
+        figures, remembers = parts.assembled.strategy.figures, steps_remembered(train)
         loop = Loop(
             train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,
-            loader=parts.batches, meter=Meter(terms, self.device, parts.assembled.strategy.figures),
+            loader=parts.batches, meter=Meter(terms, self.device, figures, remembers=remembers),
             tracker=None, device=self.device, stop=self.stop, keep=[k for k in self.definition["keep"] if ":" in k],
             save=lambda state: self._save(parts, loop), validate=None, test=None,
             snapshot=lambda selector: self._snapshot(parts, loop.state.step, selector),
@@ -146,6 +148,8 @@ class _StageRun:
         if tests is not None:
             loop.test = lambda: self._evaluated(parts, loop.state.step, tests, train.precision)
         self.total_steps = train.epochs * parts.train_loader.steps_per_epoch
+        self.recent = recent_of(parts)
+        loop.note = self.recent.note
         return loop
 
     def _save(self, parts: Parts, loop: Loop) -> None:
@@ -228,6 +232,7 @@ class _StageRun:
                 loop.run()
                 self.profiler.finish()
             except NonFiniteLoss as error:
+                leave_record(self.folder, error, parts.train_loader, loop.meter, self.recent)
                 tried = [*loop.state.skip]
                 if self.spec.train.on_nonfinite != "rollback" or error.step is None or len(tried) >= MOST_ROLLBACKS:
                     raise
@@ -254,7 +259,7 @@ class _StageRun:
         figures = self._evaluated(parts, loop.state.step, tests, "fp32")
         if figures is None:
             return None
-        self._check_unchanged(parts)
+        parts.demand_same_teachers()
         if loop.tracker is not None:
             loop.tracker.log(loop.state.step, figures.metrics("test"))
             loop.tracker.flush()
@@ -266,11 +271,6 @@ class _StageRun:
                 self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
         return figures
-
-    def _check_unchanged(self, parts: Parts) -> None:
-        for teacher, before in zip(parts.live, parts.hashes, strict=True):
-            if teacher.fingerprint() != before:
-                raise StageError(f"teacher {teacher.name} changed while it taught: its weights or buffers differ")
 
     # ------------------------------------------------------------------ records
 

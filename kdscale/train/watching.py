@@ -22,12 +22,13 @@ from torch.utils._pytree import tree_leaves
 
 from kdscale.api import Losses, Outputs, Taught
 
-__all__ = ["Found", "Range", "Watch", "told"]
+__all__ = ["FIRST_OPERATION", "Found", "Range", "Watch", "told"]
 
 _UNWRITTEN = ("empty", "new_empty")
 """Operations whose values are whatever the memory held."""
-_MOST_OPERATIONS = 10**9
+MOST_OPERATIONS = 10**9
 """In one forward pass: what keeps their numbers apart."""
+FIRST_OPERATION = MOST_OPERATIONS + 1
 _TORCH = str(Path(torch.__file__).parent)
 _NOT_THE_USERS = (_TORCH, __file__, "/jaxtyping/", "/beartype/", "<")
 
@@ -95,13 +96,13 @@ class Watch:
     Args:
         strategy: whose modules are looked at.
         batch: samples of a micro-batch.
-        stop_at: number of the operation at which `stop` is called with the frame that asked for it.
+        stop_at: number of the operation behind which `stop` is called, with the frame that asked for it.
     """
 
     strategy: nn.Module
     batch: int
     stop_at: int = -1
-    stop: Callable[[FrameType], None] | None = None
+    stop: Callable[[FrameType | None], None] | None = None
     first: Found | None = None
     terms: dict[str, float] = field(default_factory=dict)
     """Mean over micro-batches."""
@@ -249,6 +250,9 @@ class _Operations(TorchDispatchMode):
 
     def _look(self, func: Any, inputs: Any, output: Any) -> None:
         self._count += 1
+        number = self._watch.calls * MOST_OPERATIONS + self._count
+        if number == self._watch.stop_at and self._watch.stop is not None:
+            self._watch.stop(_frame_of_the_user())
         outputs = _floats(output)
         if all(torch.isfinite(tensor).all() for tensor in outputs):
             return
@@ -259,10 +263,7 @@ class _Operations(TorchDispatchMode):
         batch = self._watch.batch
         bad = next((s for tensor in outputs if (s := _bad_samples(tensor, batch))), [])
         condition = f"{func.overloadpacket.__name__} of {' and '.join(str(Range.of(t)) for t in given[:3])}"
-        number = self._watch.calls * _MOST_OPERATIONS + self._count
         self.made.append(_Made(number, str(func), _place(frame), condition if given else "", bad))
-        if number == self._watch.stop_at and self._watch.stop is not None and frame is not None:
-            self._watch.stop(frame)
 
 
 def told(found: Found) -> str:
