@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from kdscale import ranks
 from kdscale.api import Outputs
-from kdscale.config.schema import TrainConfig
 from kdscale.data.loader import TrainLoader
 from kdscale.engines.torch_engine import TorchEngine
 from kdscale.errors import NonFiniteLoss
@@ -24,7 +23,7 @@ from kdscale.pipeline.failures import write_failure
 from kdscale.train.build import Parts
 from kdscale.train.metrics import Meter, Ring
 
-__all__ = ["Recent", "leave_record", "recent_of", "steps_remembered"]
+__all__ = ["Recent", "leave_record", "meter_of", "recent_of"]
 
 MOST_REMEMBERED = 1000
 """Steps whose figures are kept on the device."""
@@ -83,9 +82,10 @@ class Recent:
         return None if found is None else found[0]
 
 
-def steps_remembered(train: TrainConfig) -> int:
-    """How many steps may pass before a bad one is known."""
-    return min(train.log_every_steps, MOST_REMEMBERED)
+def meter_of(parts: Parts) -> Meter:
+    """What adds up a stage's losses, and remembers them for as many steps as may pass before a bad one is known."""
+    terms = [term.id for term in parts.spec.terms]
+    return Meter(terms, parts.device, parts.assembled.strategy.figures, remembers=_remembered(parts))
 
 
 def recent_of(parts: Parts) -> Recent:
@@ -93,7 +93,7 @@ def recent_of(parts: Parts) -> Recent:
     train, strategy = parts.spec.train, parts.assembled.strategy
     engine = parts.engine
     norm = (lambda: engine.gradient_norm) if isinstance(engine, TorchEngine) else lambda: None
-    return Recent(None if train.compile else strategy.student, steps_remembered(train), norm)
+    return Recent(None if train.compile else strategy.student, _remembered(parts), norm)
 
 
 def leave_record(folder: StageFolder, error: NonFiniteLoss, loader: TrainLoader, meter: Meter, recent: Recent) -> None:
@@ -111,3 +111,7 @@ def leave_record(folder: StageFolder, error: NonFiniteLoss, loader: TrainLoader,
         write_failure(folder.logs, document)
     except OSError as problem:
         log.warning("what rank %d had at step %d cannot be written: %s", rank, step, problem)
+
+
+def _remembered(parts: Parts) -> int:
+    return min(parts.spec.train.log_every_steps, MOST_REMEMBERED)
