@@ -51,7 +51,21 @@ class _Table:
         self.world = world
         self.boxes: tuple[list[Any], list[Any]] = ([None] * world, [None] * world)
         self.failed: BaseException | None = None
+        self.given: list[Any] = [None] * world
         self._turn = [threading.Semaphore(0) for _ in range(world)]
+
+    def act(self, rank: int, work: Callable[[], Any]) -> None:
+        """Do the work as one rank, on a thread of its own."""
+        try:
+            self.wait(rank)
+            _local.seat = Seat(self, rank)
+            self.given[rank] = work()
+        except _Abandoned:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised where the ranks were started
+            self.fail(error)
+        finally:
+            self.pass_on(rank)
 
     def pass_on(self, rank: int) -> None:
         self._turn[(rank + 1) % self.world].release()
@@ -79,39 +93,30 @@ def run(world: int, work: Callable[[], T]) -> list[T]:
     """
     if world == 1:
         return [work()]
-    table, given = _Table(world), [None] * world  # type: list[Any]
-
-    def act(rank: int) -> None:
-        try:
-            table.wait(rank)
-            _local.seat = Seat(table, rank)
-            given[rank] = work()
-        except _Abandoned:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised where the ranks were started
-            table.fail(error)
-        finally:
-            table.pass_on(rank)
-
-    threads = [threading.Thread(target=act, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(world)]
+    table = _Table(world)
+    threads = [
+        threading.Thread(target=table.act, args=(rank, work), name=f"rank {rank}", daemon=True) for rank in range(world)
+    ]
     for thread in threads:
         thread.start()
+    table.pass_on(world - 1)
     try:
-        table.pass_on(world - 1)
-        for thread in threads:
-            thread.join()
-    except KeyboardInterrupt as error:  # a rank ends at its next exchange
+        _join(threads)
+    except KeyboardInterrupt as error:
         table.fail(error)
-        for thread in threads:
-            thread.join()
+        _join(threads)  # a rank ends at its next exchange
     if table.failed is not None:
         raise table.failed
-    return given
+    return table.given
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
 
 
 def _generators() -> tuple[torch.Tensor, torch.Tensor | None]:
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return torch.default_generator.get_state(), torch.cuda.get_rng_state() if on_gpu else None
+    return torch.default_generator.get_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
 
 def _restore(state: tuple[torch.Tensor, torch.Tensor | None]) -> None:

@@ -134,7 +134,9 @@ def _terms(seen: Seen) -> str:
 def _term(seen: Seen, name: str) -> str:
     bad = [rank for rank, look in enumerate(seen.found.looks) if not math.isfinite(look.watch.terms[name])]
     many = len(seen.found.looks) > 1
-    whose = f" (rank {', '.join(map(str, bad[:RANKS_NAMED]))}{' ...' * (len(bad) > RANKS_NAMED)})" if bad and many else ""
+    whose = (
+        f" (rank {', '.join(map(str, bad[:RANKS_NAMED]))}{' ...' * (len(bad) > RANKS_NAMED)})" if bad and many else ""
+    )
     return f"{name} {seen.found.mean(name):.6g}{whose}"
 
 
@@ -179,7 +181,7 @@ def _class_of(seen: Seen) -> str | None:
     labels = seen.found.looks[rank].batch.labels[place]
     names = seen.info.class_names
     if labels.dim():
-        present = [names[int(label)] for label in labels.unique().tolist() if int(label) < len(names)]
+        present = [names[label] for label in sorted(set(labels.flatten().tolist())) if label < len(names)]
         return " and ".join(repr(name) for name in present[:RANKS_NAMED])
     return repr(names[int(labels)])
 

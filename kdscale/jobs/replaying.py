@@ -1,4 +1,4 @@
-"""`launch/replay.py`: a step of a stage once more, in this process; what was not finite first, and the batch to keep."""
+"""`launch/replay.py`: a step of a stage once more, in this process; what was not finite first, and its batch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from kdscale.jobs.replay_debugger import stop_in
 from kdscale.jobs.replay_screen import Seen, lines_of, picture_name, picture_of
 from kdscale.jobs.wording import duration
 from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
+from kdscale.pipeline.failures import failures_of
 from kdscale.pipeline.names import resolve
 from kdscale.train.device import device_of_rank
-from kdscale.pipeline.failures import failures_of
 from kdscale.train.replay import Replayed, Wanted, replay
 from kdscale.train.replay_start import Start, start_before
 
@@ -65,10 +65,11 @@ def replay_stage(root: Root, wish: Wish, say: Callable[[str], None]) -> Path:
     step = _step(folder, definition, wish)
     device = device_of_rank()
     _settle(folder, say, device)
-    start, found = _replayed(root, folder, Wanted(
-        definition, step, wish.precision, anomaly=wish.anomaly, gradients=wish.tensors, stop=stop_in if wish.pdb else None
-    ), device, say)  # fmt: skip
-    seen = Seen(folder, spec, DatasetInfo.of(definition["data"]["info"]), step, start, found, failures_of(folder.logs, step))
+    stop = stop_in if wish.pdb else None
+    wanted = Wanted(definition, step, wish.precision, anomaly=wish.anomaly, gradients=wish.tensors, stop=stop)
+    start, found = _replayed(root, folder, wanted, device, say)
+    info, recorded = DatasetInfo.of(definition["data"]["info"]), failures_of(folder.logs, step)
+    seen = Seen(folder, spec, info, step, start, found, recorded)
     target = wish.out / f"{folder.name}-{folder.digest[:4]}-step{step}"
     _write(target, seen, tensors=wish.tensors)
     for line in lines_of(seen, target, wish.precision):

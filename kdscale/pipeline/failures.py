@@ -1,6 +1,6 @@
 """What the ranks of a stage wrote down when a loss was not finite: which step, which rows, which values.
 
-    logs/nonfinite-step00012034-rank00005.json
+logs/nonfinite-step00012034-rank00005.json
 """
 
 from __future__ import annotations

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from kdscale import ranks
 from kdscale.api import Outputs
-from kdscale.data.loader import TrainLoader
 from kdscale.engines.torch_engine import TorchEngine
 from kdscale.errors import NonFiniteLoss
 from kdscale.pipeline.artifacts import StageFolder
@@ -28,6 +27,17 @@ __all__ = ["Recent", "leave_record", "meter_of", "recent_of"]
 MOST_REMEMBERED = 1000
 """Steps whose figures are kept on the device."""
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Order(Protocol):
+    """Which rows a rank's batches hold, as its loader knows it."""
+
+    steps_per_epoch: int
+
+    def view_of(self, epoch: int) -> int: ...
+
+    def rows(self, epoch: int, start: int = 0) -> list[Any]: ...
 
 
 class Recent:
@@ -96,15 +106,15 @@ def recent_of(parts: Parts) -> Recent:
     return Recent(None if train.compile else strategy.student, _remembered(parts), norm)
 
 
-def leave_record(folder: StageFolder, error: NonFiniteLoss, loader: TrainLoader, meter: Meter, recent: Recent) -> None:
+def leave_record(folder: StageFolder, error: NonFiniteLoss, order: Order, meter: Meter, recent: Recent) -> None:
     """Write down what this rank knows of the step that an error names; never fails for the disk's sake."""
     if error.step is None:
         return
     step, rank = error.step, ranks.rank()
-    epoch, index = divmod(step, loader.steps_per_epoch)
+    epoch, index = divmod(step, order.steps_per_epoch)
     document = {
         "schema": 1, "step": step, "rank": rank, "world": ranks.world(), "message": str(error),
-        "epoch": epoch, "view": loader.view_of(epoch), "rows": loader.rows(epoch, index)[0].tolist(),
+        "epoch": epoch, "view": order.view_of(epoch), "rows": order.rows(epoch, index)[0].tolist(),
         "terms": meter.values_at(step), "ranges": recent.ranges(step), "gradient_norm": recent.gradient_norm(step),
     }  # fmt: skip
     try:

@@ -180,5 +180,5 @@ def _said(memory: Memory) -> str:
     return f"peak {_gb(memory.peak)}{f' of {_gb(memory.limit)}' if memory.limit else ''} {memory.of}{asked}"
 
 
-def _gb(count: float) -> str:
+def _gb(count: int | float) -> str:
     return f"{count / GB:.1f} GB" if count < 100 * GB else f"{count / GB:,.0f} GB"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from kdscale import ranks, turns
-from kdscale.api import Batch, Outputs, Teacher
+from kdscale.api import Batch, Losses, Outputs, Teacher
 from kdscale.cache.reader import CacheReader
 from kdscale.cache.records import decode, encode
 from kdscale.config.schema import StageSpec
@@ -149,7 +149,7 @@ def _plain(definition: Mapping[str, Any]) -> dict[str, Any]:
 class _Rank:
     """One rank of a replay."""
 
-    def __init__(  # noqa: PLR0913 - made in one place
+    def __init__(
         self, parts: Parts, wanted: Wanted, start: Start, root: Root, found: Replayed, shared: list[Parts]
     ) -> None:
         self._parts, self._wanted, self._start, self._found = parts, wanted, start, found
@@ -182,9 +182,9 @@ class _Rank:
                     self._step(step, batch)
                 engine.end_step(step)
 
-    def _step(self, step: int, batch: Batch) -> None:
+    def _step(self, step: int, batch: Batch) -> dict[str, Losses]:
         seed_step(self._spec.seed, step, self._parts.device)
-        train_step(self._engine, self._teachers, batch, self._spec.train.accumulation, self._meter)
+        return train_step(self._engine, self._teachers, batch, self._spec.train.accumulation, self._meter)
 
     def _look_at(self, batch: Batch) -> None:
         wanted, engine = self._wanted, self._engine
@@ -212,7 +212,7 @@ class _Rank:
         watch.weights()
         self._engine.watch = watch
         try:
-            self._step(batch.step, batch)
+            watch.step(self._step(batch.step, batch))
         except NonFiniteLoss:  # it gives up after several, which are looked at all the same
             pass
         finally:
@@ -257,9 +257,7 @@ def _batches(loader: TrainLoader, first: int, last: int) -> Generator[Batch, Non
                     return
 
 
-def _heard(
-    parts: Parts, definition: Mapping[str, Any], root: Root, notes: list[str]
-) -> Sequence[Teacher | Ensemble]:
+def _heard(parts: Parts, definition: Mapping[str, Any], root: Root, notes: list[str]) -> Sequence[Teacher | Ensemble]:
     """Whom the steps ask: teachers with a cache through their records, as the stage heard them."""
     needs = {role: CacheNeed.of(entry["need"]) for role, entry in definition.get("caches", {}).items()}
     return [

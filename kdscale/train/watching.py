@@ -154,6 +154,11 @@ class Watch:
         if not torch.isfinite(losses.total):
             self._note(Found(f"the sum of pass {pass_}", "term", self._order))
 
+    def step(self, losses: Mapping[str, Losses]) -> None:
+        """Take the step's losses as the metrics have them, averaged over micro-batches in their own precision."""
+        self.terms = {name: value.item() for part in losses.values() for name, value in part.terms.items()}
+        self.loss = sum(part.total.double().item() for part in losses.values())
+
     def gradient(self, named: Mapping[str, Tensor]) -> None:
         """Take in the reduced gradients, by parameter."""
         if not named:
@@ -221,11 +226,11 @@ class _Hook:
             self._watch.seen(self._path, module, (args, kwargs), output, self._operations.made)
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes each operation that makes what is not finite of what is."""
 
     def __init__(self, watch: Watch) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.made: list[_Made] = []
         self._watch, self._count, self._unseen = watch, 0, False
 
@@ -268,7 +273,9 @@ class _Operations(TorchDispatchMode):
 
 def told(found: Found) -> str:
     """What was found, in a line."""
-    what = {"module": found.path, "teacher": f"the answer of {found.path}"}.get(found.kind, f"{found.kind} {found.path}")
+    what = {"module": found.path, "teacher": f"the answer of {found.path}"}.get(
+        found.kind, f"{found.kind} {found.path}"
+    )
     return f"{what}{f'   ({found.condition})' if found.condition else ''}"
 
 

@@ -87,8 +87,8 @@ CASES = {
     "branches": ["engine.processes=1", "stages.student.strategy=one", "stages.student.losses=[{name: ce}]",
                  "stages.student.teachers={}"],
     "blocks of the teacher": [
-        "engine.processes=2", "stages.student.strategy=iakd", "stages.student.options={schedule: review}",
-        "stages.student.student=${stages.teacher.student}",
+        "engine.processes=2", "stages.student.strategy=iakd", "stages.student.options={schedule: linear}",
+        "stages.student.student={model: resnet_cifar, depth: 8, widths: [4,4,8]}",
     ],
     "two passes": [
         "engine.processes=2", "stages.student.losses=null",
