@@ -10,33 +10,29 @@ from __future__ import annotations
 import copy
 import warnings
 from bdb import BdbQuit
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
 
 from kdscale import ranks, turns
-from kdscale.api import Batch, Losses, Outputs, Teacher
-from kdscale.cache.reader import CacheReader
-from kdscale.cache.records import decode, encode
+from kdscale.api import Batch, Losses
 from kdscale.config.schema import StageSpec
 from kdscale.data.loader import TrainLoader
-from kdscale.errors import CacheError, NonFiniteLoss
+from kdscale.engines.replay import ReplayEngine
+from kdscale.errors import NonFiniteLoss
 from kdscale.pipeline.artifacts import Root
-from kdscale.pipeline.cache_need import CacheNeed
-from kdscale.teachers.cached import CachedTeacher
-from kdscale.teachers.ensemble import Ensemble
 from kdscale.train.build import Parts, build
 from kdscale.train.device import make_deterministic
 from kdscale.train.loop import seed_step, train_step
 from kdscale.train.metrics import Meter
 from kdscale.train.moving import moved_to
-from kdscale.train.replay_engine import ReplayEngine
+from kdscale.train.operations import FIRST_OPERATION, Stop
 from kdscale.train.replay_start import Start
-from kdscale.train.watching import FIRST_OPERATION, Found, Watch
+from kdscale.train.replay_teachers import heard
+from kdscale.train.watching import Found, Watch
 
 __all__ = ["Anomaly", "RankLook", "Replayed", "Wanted", "replay"]
 
@@ -52,7 +48,7 @@ class Wanted:
     """To run the step in once more."""
     anomaly: bool = False
     gradients: bool = False
-    stop: Callable[[FrameType | None], None] | None = None
+    stop: Stop | None = None
     """Called where the first non-finite value shows, or else where the step begins, with the frame of the user's."""
 
 
@@ -161,7 +157,7 @@ class _Rank:
         shared.append(parts)
         first = shared[0]  # of teachers, which do not change, one is enough
         parts.live, parts.teachers = first.live, first.teachers
-        self._teachers = _heard(first, wanted.definition, root, found.notes)
+        self._teachers = heard(first, wanted.definition, root, found.notes)
         self._meter = Meter([], parts.device)
 
     def run(self, told: Callable[[int], None]) -> None:
@@ -232,7 +228,7 @@ class _Rank:
                 raise Anomaly(f"{error}{_innermost(called)}") from None
         self._found.anomaly = "no operation of the backward pass gives nan"
 
-    def _stop_in(self, batch: Batch, stop: Callable[[FrameType | None], None]) -> None:
+    def _stop_in(self, batch: Batch, stop: Stop) -> None:
         """Run the step again up to where its first non-finite value shows; else to where its forward pass begins."""
         rank, found = self._found.first or (0, None)
         at = found.number if found is not None and found.number > 0 else FIRST_OPERATION
@@ -255,53 +251,3 @@ def _batches(loader: TrainLoader, first: int, last: int) -> Generator[Batch, Non
                 yield batch
                 if batch.step == last:
                     return
-
-
-def _heard(parts: Parts, definition: Mapping[str, Any], root: Root, notes: list[str]) -> Sequence[Teacher | Ensemble]:
-    """Whom the steps ask: teachers with a cache through their records, as the stage heard them."""
-    needs = {role: CacheNeed.of(entry["need"]) for role, entry in definition.get("caches", {}).items()}
-    return [
-        _Recorded(teacher, needs[teacher.name], parts, root, notes)
-        if not isinstance(teacher, Ensemble) and teacher.name in needs
-        else teacher
-        for teacher in parts.teachers
-    ]
-
-
-class _Recorded:
-    """A teacher heard through the records of its cache; where that lacks one, through the record that it would hold."""
-
-    def __init__(self, live: Teacher, need: CacheNeed, parts: Parts, root: Root, notes: list[str]) -> None:
-        self.name, self.provides = live.name, live.provides
-        self._live, self._layout, self._notes = live, need.layout, notes
-        folder = root.cache(need.identity(parts.consumed[live.name]))
-        self._cached = None
-        if folder is not None:
-            reader = CacheReader(folder)
-            self._cached = CachedTeacher(live.name, reader, need.layout, parts.device, _raise)
-
-    def __call__(self, batch: Batch) -> Outputs:
-        if self._cached is not None:
-            try:
-                return self._cached(batch)
-            except CacheError:
-                self._cached = None
-        note = f"the cache of {self.name} lacks what is asked: it answers now, by what the record would hold"
-        if note not in self._notes:
-            self._notes.append(note)
-        answer = self._live(batch)
-        records = encode(
-            answer.logits.float(), self._layout, labels=batch.labels, rows=batch.rows, view=batch.view,
-            labels_b=batch.labels_b, pooled=answer.features[0].float() if self._layout.pooled else None,
-        )  # fmt: skip
-        return decode(
-            records.to(batch.rows.device), self._layout, labels=batch.labels, labels_b=batch.labels_b, lam=batch.lam
-        )
-
-    def fingerprint(self) -> str:
-        return self._live.fingerprint()
-
-
-def _raise(batch: Batch, error: CacheError) -> None:
-    del batch
-    raise error

@@ -6,53 +6,19 @@ last one before the module's answer that made nan or inf of finite inputs, since
 
 from __future__ import annotations
 
-import linecache
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from kdscale.api import Losses, Outputs, Taught
+from kdscale.train.operations import Made, Operations, Stop
+from kdscale.train.ranges import Range, all_finite, bad_samples, condition, floats_in
 
-__all__ = ["FIRST_OPERATION", "Found", "Range", "Watch", "told"]
-
-_UNWRITTEN = ("empty", "new_empty")
-"""Operations whose values are whatever the memory held."""
-MOST_OPERATIONS = 10**9
-"""In one forward pass: what keeps their numbers apart."""
-FIRST_OPERATION = MOST_OPERATIONS + 1
-_TORCH = str(Path(torch.__file__).parent)
-_NOT_THE_USERS = (_TORCH, __file__, "/jaxtyping/", "/beartype/", "<")
-
-
-@dataclass(frozen=True)
-class Range:
-    """Smallest and largest value of a tensor, and how many are not finite."""
-
-    shape: tuple[int, ...]
-    low: float
-    high: float
-    bad: int
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Range:
-        """Of a tensor's finite values."""
-        values = tensor.detach().float()
-        finite = values[torch.isfinite(values)]
-        low, high = (finite.min().item(), finite.max().item()) if len(finite) else (float("nan"), float("nan"))
-        return cls(tuple(tensor.shape), low, high, values.numel() - len(finite))
-
-    def __str__(self) -> str:
-        bad = f", {self.bad:,} not finite" if self.bad else ""
-        return f"{'x'.join(map(str, self.shape)) or 'one number'} in [{self.low:.4g}, {self.high:.4g}]{bad}"
+__all__ = ["Found", "Watch", "told"]
 
 
 @dataclass
@@ -79,17 +45,6 @@ class Found:
 
 
 @dataclass
-class _Made:
-    """An operation that made what is not finite of what is."""
-
-    number: int
-    operation: str
-    place: str
-    condition: str
-    samples: list[int]
-
-
-@dataclass
 class Watch:
     """What is learnt of one step on one rank.
 
@@ -102,7 +57,7 @@ class Watch:
     strategy: nn.Module
     batch: int
     stop_at: int = -1
-    stop: Callable[[FrameType | None], None] | None = None
+    stop: Stop | None = None
     first: Found | None = None
     terms: dict[str, float] = field(default_factory=dict)
     """Mean over micro-batches."""
@@ -132,7 +87,7 @@ class Watch:
         self.calls += 1
         for name, answer in taught.items():
             self._answer(f"teachers.{name}", answer, "teacher")
-        operations = _Operations(self)
+        operations = Operations(self.calls, self.batch, self.stop_at, self.stop)
         handles = [
             module.register_forward_hook(_Hook(self, operations, path or "strategy"), with_kwargs=True)
             for path, module in self.strategy.named_modules()
@@ -180,16 +135,16 @@ class Watch:
 
     # ------------------------------------------------------------------ what hooks say
 
-    def seen(self, path: str, module: nn.Module, inputs: Any, output: Any, made: list[_Made]) -> None:
+    def seen(self, path: str, module: nn.Module, inputs: Any, output: Any, made: list[Made]) -> None:
         """A module has answered."""
         self._order += 1
         if isinstance(output, Outputs):
             self._answer(path, output, "")
-        tensors = _floats(output)
-        if self.first is not None or all(torch.isfinite(tensor).all() for tensor in tensors):
+        tensors = floats_in(output)
+        if self.first is not None or all_finite(tensors):
             return
-        found = Found(f"{path} ({type(module).__name__})", "module", self._order, _condition(inputs, self.batch))
-        bad = next((s for tensor in tensors if (s := _bad_samples(tensor, self.batch))), [])
+        found = Found(f"{path} ({type(module).__name__})", "module", self._order, condition(inputs, self.batch))
+        bad = next((s for tensor in tensors if (s := bad_samples(tensor, self.batch))), [])
         if made:
             last = made[-1]
             found.operation, found.place, found.number = last.operation, last.place, last.number
@@ -208,7 +163,7 @@ class Watch:
             self.taps.setdefault(f"{path}.{name}", []).append(str(found))
             if found.bad and kind:
                 wrong = Found(path, kind, self._order, f"{name}: {found}")
-                self._blame(wrong, _bad_samples(tensor, self.batch))
+                self._blame(wrong, bad_samples(tensor, self.batch))
                 self._note(wrong)
 
     def _note(self, found: Found) -> None:
@@ -218,57 +173,12 @@ class Watch:
 class _Hook:
     """A forward hook on one module; an object, so that a copy of the module takes none of ours along by name."""
 
-    def __init__(self, watch: Watch, operations: _Operations, path: str) -> None:
+    def __init__(self, watch: Watch, operations: Operations, path: str) -> None:
         self._watch, self._operations, self._path = watch, operations, path
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         with self._operations.unseen():
             self._watch.seen(self._path, module, (args, kwargs), output, self._operations.made)
-
-
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes each operation that makes what is not finite of what is."""
-
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.made: list[_Made] = []
-        self._watch, self._count, self._unseen = watch, 0, False
-
-    @contextmanager
-    def unseen(self) -> Iterator[None]:
-        """Compute something that is no part of the step."""
-        self._unseen = True
-        try:
-            yield
-        finally:
-            self._unseen = False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        del types
-        output = func(*args, **(kwargs or {}))
-        if self._unseen or func.overloadpacket.__name__.startswith(_UNWRITTEN):
-            return output
-        self._look(func, (args, kwargs), output)  # what is computed in here does not come by here
-        return output
-
-    def _look(self, func: Any, inputs: Any, output: Any) -> None:
-        self._count += 1
-        number = self._watch.calls * MOST_OPERATIONS + self._count
-        if number == self._watch.stop_at and self._watch.stop is not None:
-            self._watch.stop(_frame_of_the_user())
-        outputs = _floats(output)
-        if all(torch.isfinite(tensor).all() for tensor in outputs):
-            return
-        given = [tensor for tensor in _floats(inputs) if all(tensor is not own for own in outputs)]
-        if not all(torch.isfinite(tensor).all() for tensor in given):
-            return
-        frame = _frame_of_the_user()
-        batch = self._watch.batch
-        bad = next((s for tensor in outputs if (s := _bad_samples(tensor, batch))), [])
-        condition = f"{func.overloadpacket.__name__} of {' and '.join(str(Range.of(t)) for t in given[:3])}"
-        self.made.append(_Made(number, str(func), _place(frame), condition if given else "", bad))
 
 
 def told(found: Found) -> str:
@@ -277,54 +187,3 @@ def told(found: Found) -> str:
         found.kind, f"{found.kind} {found.path}"
     )
     return f"{what}{f'   ({found.condition})' if found.condition else ''}"
-
-
-def _floats(value: Any) -> list[Tensor]:
-    """All tensors of real numbers in a value, of whatever kind."""
-    if isinstance(value, Outputs):
-        value = (value.logits, value.features)
-    elif isinstance(value, Losses):
-        value = (value.total, value.terms)
-    leaves = [leaf for one in tree_leaves(value) for leaf in (_floats(one) if _is_ours(one) else [one])]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _is_ours(value: Any) -> bool:
-    return isinstance(value, Outputs | Losses)
-
-
-def _bad_samples(tensor: Tensor, batch: int) -> list[int]:
-    """Which samples of a batch are not finite, where the tensor has a line for each."""
-    if not tensor.dim() or len(tensor) != batch:
-        return []
-    fine = torch.isfinite(tensor.reshape(batch, -1)).all(1)
-    return torch.nonzero(~fine).flatten().tolist()
-
-
-def _condition(inputs: Any, batch: int) -> str:
-    """What is odd about a module's inputs, or else their ranges."""
-    tensors = _floats(inputs)
-    for tensor in tensors:
-        if bad := _bad_samples(tensor, batch):
-            return f"its input is not finite already, in {len(bad)} of {batch} samples"
-        if tensor.dim() > 1 and len(tensor) == batch:
-            empty = torch.nonzero(tensor.reshape(batch, -1).abs().amax(1) == 0).flatten().tolist()
-            if empty and len(empty) < batch:
-                return f"||x|| = 0 in sample {empty[0]} of its input"
-    return f"its input: {', '.join(str(Range.of(tensor)) for tensor in tensors[:2])}" if tensors else ""
-
-
-def _frame_of_the_user() -> FrameType | None:
-    """The innermost frame that is neither torch's nor this file's."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
-        frame = frame.f_back
-    return frame
-
-
-def _place(frame: FrameType | None) -> str:
-    if frame is None:
-        return ""
-    file = Path(frame.f_code.co_filename)
-    shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    return f"{shown}:{frame.f_lineno}  `{linecache.getline(str(file), frame.f_lineno).strip()}`"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from kdscale.api import Losses, Outputs
-from kdscale.train.watching import FIRST_OPERATION, Watch
+from kdscale.train.operations import FIRST_OPERATION
+from kdscale.train.watching import Watch
 
 INF = float("inf")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,9 +16,25 @@ from kdscale import ranks
 from kdscale.api import Batch, Losses, Taught
 from kdscale.engines.ddp import DdpEngine
 from kdscale.engines.state_files import read_tensors, restore_buffers
-from kdscale.train.watching import Watch
 
-__all__ = ["Held", "ReplayEngine"]
+__all__ = ["Held", "Observer", "ReplayEngine"]
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Looks at the steps that an engine runs."""
+
+    micro: int
+    """Told which micro-batch is next."""
+
+    def forward(self, taught: Taught) -> AbstractContextManager[None]:
+        """Look at a forward pass."""
+
+    def losses(self, pass_: str, losses: Losses, share: float) -> None:
+        """Take in what it gave; `share` is its part of the step."""
+
+    def gradient(self, named: Mapping[str, Tensor]) -> None:
+        """Take in the reduced gradients, by parameter."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class ReplayEngine(DdpEngine):
     DDP reduces by torch.distributed, which knows processes only; here the ranks' gradients are added up as it does.
     """
 
-    watch: Watch | None = None
+    watch: Observer | None = None
     """What looks at the steps that are run; None for those that only lead there."""
 
     def _wrap(self) -> None:
