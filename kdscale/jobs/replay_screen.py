@@ -159,6 +159,8 @@ def _first(seen: Seen, target: Path, rank: int, found: Found) -> Iterator[str]:
         yield f"  by {found.operation} at {found.place}"
     if found.kind == "weight":
         yield f"  before the step: its loss is not to blame; --step {max(0, seen.step - 1)} is the update before"
+    if found.kind == "update":
+        yield "  the gradient is finite, and the update too large: lower train.lr, or set train.grad_clip"
     if found.kind in ("module", "term"):
         term = next((n for look in seen.found.looks for n, v in look.watch.terms.items() if not math.isfinite(v)), None)
         yield f"first non-finite term: {term}" if term else "all terms are finite all the same"

@@ -63,6 +63,8 @@ def replay_stage(root: Root, wish: Wish, say: Callable[[str], None]) -> Path:
         raise ConfigError(f"{wish.name} is a {definition['kind']} stage: only what trains has steps to replay")
     spec = StageSpec.model_validate(definition["spec"])
     step = _step(folder, definition, wish)
+    target = wish.out / f"{folder.name}-{folder.digest[:4]}-step{step}"
+    _demand_free(target)
     device = device_of_rank()
     _settle(folder, say, device)
     stop = stop_in if wish.pdb else None
@@ -70,7 +72,6 @@ def replay_stage(root: Root, wish: Wish, say: Callable[[str], None]) -> Path:
     start, found = _replayed(root, folder, wanted, device, say)
     info, recorded = DatasetInfo.of(definition["data"]["info"]), failures_of(folder.logs, step)
     seen = Seen(folder, spec, info, step, start, found, recorded)
-    target = wish.out / f"{folder.name}-{folder.digest[:4]}-step{step}"
     _write(target, seen, tensors=wish.tensors)
     for line in lines_of(seen, target, wish.precision):
         say(line)
@@ -108,6 +109,14 @@ def _step(folder: StageFolder, definition: Mapping[str, Any], wish: Wish) -> int
     if not 0 <= step < steps:
         raise ConfigError(f"--step {step}: {wish.name} has steps 0 to {steps - 1}")
     return step
+
+
+def _demand_free(target: Path) -> None:
+    """Before anything long: where it will be written must be nothing, or an earlier replay."""
+    if target.parent.exists() and not target.parent.is_dir():
+        raise ConfigError(f"--out {target.parent}: is a file; name a folder")
+    if target.exists() and not (target / "replay.json").is_file():
+        raise ConfigError(f"{target} is there and holds no replay: --out names another place")
 
 
 def _settle(folder: StageFolder, say: Callable[[str], None], device: torch.device) -> None:
@@ -172,8 +181,6 @@ class _Progress:
 
 def _write(target: Path, seen: Seen, *, tensors: bool) -> None:
     """Write the folder whole, in place of an earlier replay of the step."""
-    if target.exists() and not (target / "replay.json").is_file():
-        raise ConfigError(f"{target} is there and holds no replay: --out names another place")
     target.parent.mkdir(parents=True, exist_ok=True)
     side = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

@@ -65,14 +65,17 @@ class Recent:
         taps = [f"tap {tap}" for tap in getattr(module, "taps", ())]
         self._names = ("logits", *taps[: len(output.features)])
         pairs = [torch.aminmax(tensor.detach()) for tensor in (output.logits, *output.features)]
-        now = [torch.stack([pair.min.float() for pair in pairs]), torch.stack([pair.max.float() for pair in pairs])]
-        low, high = self._now or now
-        self._now = [torch.minimum(low, now[0]), torch.maximum(high, now[1])]
+        lows, highs = [pair.min.float() for pair in pairs], [pair.max.float() for pair in pairs]
+        if self._now:  # of an earlier part of the step
+            count = len(pairs)
+            lows = [torch.minimum(one, other) for one, other in zip(lows, self._now[:count], strict=True)]
+            highs = [torch.maximum(one, other) for one, other in zip(highs, self._now[count:], strict=True)]
+        self._now = [*lows, *highs]
 
     def note(self, step: int) -> None:
         """Keep what was seen since the last call as a step's."""
         if self._now:
-            self._ranges.put(step, torch.cat(self._now))
+            self._ranges.put(step, torch.stack(self._now))
             self._now = []
         norm = self._norm()
         if norm is not None:

@@ -209,6 +209,8 @@ class _Rank:
         self._engine.watch = watch
         try:
             watch.step(self._step(batch.step, batch))
+            if not self._start.weights_only:
+                watch.weights(after=True)
         except NonFiniteLoss:  # it gives up after several, which are looked at all the same
             pass
         finally:

@@ -28,7 +28,7 @@ class Found:
     path: str
     """Module, as the strategy calls it; or a parameter, a teacher, a term."""
     kind: str
-    """module, teacher, weight, term or gradient."""
+    """weight, teacher, module, term, gradient or update."""
     order: int
     """Of all that the rank computed, to say which rank's was first."""
     condition: str = ""
@@ -75,11 +75,12 @@ class Watch:
     """Forward passes so far."""
     _order: int = 0
 
-    def weights(self) -> None:
-        """Look at the weights that the step begins with."""
+    def weights(self, *, after: bool = False) -> None:
+        """Look at the weights that the step begins with, or at those that its update left."""
         for name, tensor in [*self.strategy.named_parameters(), *self.strategy.named_buffers()]:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                self._note(Found(name, "weight", -1, str(Range.of(tensor))))
+                kind, order = ("update", self._order) if after else ("weight", -1)
+                self._note(Found(name, kind, order, str(Range.of(tensor))))
 
     @contextmanager
     def forward(self, taught: Taught) -> Iterator[None]:

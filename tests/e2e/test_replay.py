@@ -211,6 +211,10 @@ def test_what_cannot_be_replayed_is_said_in_a_line(failed: Any, tmp_path: Path) 
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
             replayed(box, tmp_path / "out", name, step=step)
+    (tmp_path / "taken" / f"student-{box.folder('student').digest[:4]}-step{BAD}").mkdir(parents=True)
+    for out, words in ((tmp_path / "bright.py", "is a file; name a folder"), (tmp_path / "taken", "holds no replay")):
+        with pytest.raises(ConfigError, match=words):
+            replayed(box, out)
     box.folder("student").write_state(state="done", reason="")
     for path in box.folder("student").logs.glob("nonfinite-*"):
         path.unlink()

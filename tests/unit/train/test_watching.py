@@ -77,14 +77,14 @@ def test_it_stops_behind_the_operation_with_the_frame_that_asked_for_it() -> Non
     assert names == [("forward", Unit), ("forward", Masked)]
 
 
-@pytest.mark.parametrize("kind", ["weight", "teacher", "term", "gradient"])
+@pytest.mark.parametrize("kind", ["weight", "teacher", "term", "gradient", "update"])
 def test_what_is_no_module_is_named_too(kind: str) -> None:
     module, bad = nn.Linear(2, 2), torch.tensor([INF, 1.0])
     watch = Watch(module, 2)
-    if kind == "weight":
+    if kind in ("weight", "update"):
         with torch.no_grad():
             module.bias.copy_(bad)
-        watch.weights()
+        watch.weights(after=kind == "update")
     elif kind == "teacher":
         with watch.forward({"ta": Outputs(torch.stack([torch.ones(2), bad]))}):
             pass
@@ -93,7 +93,6 @@ def test_what_is_no_module_is_named_too(kind: str) -> None:
     else:
         watch.gradient({"weight": bad, "bias": bad})
     assert watch.first is not None
-    assert (watch.first.kind, watch.first.path) == (
-        kind, {"weight": "bias", "teacher": "teachers.ta", "term": "kd", "gradient": "bias"}[kind]
-    )  # fmt: skip
+    assert watch.first.kind == kind
+    assert watch.first.path == {"teacher": "teachers.ta", "term": "kd"}.get(kind, "bias")
     assert watch.first.sample == (1 if kind == "teacher" else None)
