@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +25,7 @@ import xxhash
 from kdscale import atomic, ranks
 from kdscale.errors import CheckpointError, CheckpointMismatch
 
-__all__ = ["Writer", "file_hash", "load", "newest", "save", "settle"]
+__all__ = ["Writer", "file_hash", "load", "newest", "save", "settle", "usable"]
 
 Writer = Callable[[Path], None]
 log = logging.getLogger(__name__)
@@ -100,6 +100,13 @@ def load(folder: Path, digest: str, read: Writer) -> dict[str, Any] | None:
 def newest(folder: Path) -> Path | None:
     """The newest committed checkpoint, unverified."""
     return next(iter(_committed(folder)), None)
+
+
+def usable(folder: Path, step: int) -> Iterator[Path]:
+    """Checkpoints of at most `step` steps that are whole, from the newest on; nothing is put aside or written."""
+    for path in _committed(folder):
+        if int(path.stem.removeprefix("step_")) <= step and _damage(path) is None:
+            yield path
 
 
 def file_hash(path: Path) -> str:

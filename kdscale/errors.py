@@ -13,6 +13,7 @@ KDScaleError                     everything that kdscale raises on purpose
 ├── CheckpointError              a checkpoint or a weights file cannot be written, read or used
 │   └── CheckpointMismatch       it belongs to another stage or another network
 ├── NonFiniteLoss                a term became nan or inf
+├── OutOfMemory                  a process got no more memory; its peak, and a setting that would fit
 ├── StageError                   a stage cannot run, or what it depends on has failed
 │   └── StageHeld                another live process is at it
 └── SubmissionError              the cluster refused a job
@@ -33,6 +34,7 @@ __all__ = [
     "DataError",
     "KDScaleError",
     "NonFiniteLoss",
+    "OutOfMemory",
     "PluginError",
     "ShapeError",
     "StageError",
@@ -107,6 +109,10 @@ class NonFiniteLoss(KDScaleError):
     def __init__(self, message: str, step: int | None = None) -> None:
         super().__init__(message)
         self.step = step
+
+
+class OutOfMemory(KDScaleError):
+    """A process of a stage got no more memory."""
 
 
 class StageError(KDScaleError):

@@ -1,6 +1,7 @@
 """The processes that train one stage together; the one place that calls torch's collectives.
 
-Everything works without a process group too, as a world of one, so that callers need no branches.
+Everything works without a process group too, as a world of one, so that callers need no branches; and for ranks that
+are threads of one process and take turns, as in a replay.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from kdscale import turns
 
 __all__ = [
     "barrier",
@@ -32,11 +35,15 @@ __all__ = [
 
 def rank() -> int:
     """This process's number among all ranks, from 0."""
+    if seat := turns.seat():
+        return seat.rank
     return dist.get_rank() if _joined() else 0
 
 
 def world() -> int:
     """How many processes train this stage."""
+    if seat := turns.seat():
+        return seat.world
     return dist.get_world_size() if _joined() else 1
 
 
@@ -62,20 +69,26 @@ def leave() -> None:
 
 def barrier() -> None:
     """Wait until every rank is here."""
-    if world() > 1:
+    if seat := turns.seat():
+        seat.exchange(None)
+    elif world() > 1:
         dist.barrier()
 
 
 def sum_(tensor: Tensor) -> Tensor:
     """Add `tensor` over all ranks, in place; returns it."""
-    if world() > 1:
+    if seat := turns.seat():
+        tensor.copy_(sum(seat.exchange(tensor.clone())))  # from rank 0 on, as a sum of two is in any order
+    elif world() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def max_(tensor: Tensor) -> Tensor:
     """Take the elementwise maximum over all ranks, in place; returns it."""
-    if world() > 1:
+    if seat := turns.seat():
+        tensor.copy_(torch.stack(seat.exchange(tensor.clone())).amax(0))
+    elif world() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
 
@@ -87,6 +100,8 @@ def mean_(tensor: Tensor) -> Tensor:
 
 def gather_objects(value: Any) -> list[Any]:
     """Collect small picklable values of all ranks, in rank order; for set-up, not for the step."""
+    if seat := turns.seat():
+        return seat.exchange(value)
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -96,6 +111,8 @@ def gather_objects(value: Any) -> list[Any]:
 
 def broadcast_object(value: Any) -> Any:
     """Give every rank the value that rank 0 holds; for set-up, not for the step."""
+    if seat := turns.seat():
+        return seat.exchange(value)[0]
     if world() == 1:
         return value
     box = [value]
@@ -127,6 +144,8 @@ class GatherFromRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.rows = len(tensor)
+        if seat := turns.seat():
+            return torch.cat(seat.exchange(tensor.clone()))
         parts = [torch.empty_like(tensor) for _ in range(world())]
         dist.all_gather(parts, tensor)
         return torch.cat(parts)

@@ -71,10 +71,14 @@ class DdpEngine(TorchEngine):
             self._scaler.scale(loss / self._train.accumulation).backward()  # type: ignore[no-untyped-call]
         if not self._last:
             return
+        self._reduce()
         with phase("optimizer"):
             if self._train.on_nonfinite != "skip" or not self._leave_out(finite=self._is_sound()):
                 self._apply()
             self._optimizer.zero_grad(set_to_none=True)
+
+    def _reduce(self) -> None:
+        """Average the gradients over ranks; DistributedDataParallel has done so while it differentiated."""
 
     def _is_sound(self) -> bool:
         # a scaler skips overflowing steps itself and lowers its scale: that is no non-finite loss
@@ -83,7 +87,7 @@ class DdpEngine(TorchEngine):
     def _apply(self) -> None:
         if self._train.grad_clip is not None:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self._parameters, self._train.grad_clip, foreach=True)
+            self.gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self._train.grad_clip, foreach=True)
         self._scaler.step(self._optimizer)
         self._scaler.update()
 

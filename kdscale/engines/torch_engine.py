@@ -59,6 +59,8 @@ class TorchEngine:
         self._rate: Callable[[int], float] = learning_rate(train, steps_per_epoch)
         self._last = True
         self.left_out = False
+        self.gradient_norm: Tensor | None = None
+        """Of the last update, on its device, where something needed it; None where nobody measures it."""
         self._steps_left_out = 0
         """In a row, of which a pass at least was."""
         self._buffers_before: list[Tensor] = []
@@ -106,7 +108,9 @@ class TorchEngine:
         Waits for the device at every update: the price of `on_nonfinite: skip`, which nobody else pays.
         """
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        return bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum()))
+        norms = torch.stack(torch._foreach_norm(grads))
+        self.gradient_norm = norms.norm()
+        return bool(torch.isfinite(norms.sum()))
 
     def _leave_out(self, *, finite: bool) -> bool:
         """Whether to leave the update out because its gradient is not finite; if so, undo what the step has touched."""
@@ -118,8 +122,10 @@ class TorchEngine:
         self.left_out = True
         if self._steps_left_out > MOST_LEFT_OUT:
             raise NonFiniteLoss(
-                f"the gradient was not finite in {self._steps_left_out} steps in a row: skipping does not help. "
-                "Lower train.lr, set train.grad_clip, or train with precision fp32"
+                f"the gradient was not finite in {self._steps_left_out} steps in a row, from step "
+                f"{self._step - MOST_LEFT_OUT} on: skipping does not help. "
+                "Lower train.lr, set train.grad_clip, or train with precision fp32",
+                self._step - MOST_LEFT_OUT,
             )
         with torch.no_grad():
             for buffer, before in zip(self.unwrapped.buffers(), self._buffers_before, strict=True):

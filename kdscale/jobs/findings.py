@@ -24,6 +24,9 @@ PARENTS_SHOWN = 3
 FORESEEN_S = 30 * 86400.0
 """Of a start further away SLURM knows only that it comes after jobs without a limit, which it takes to last a year."""
 
+NOT_FINITE = re.compile(r"became nan or inf|not finite")
+"""In the cause of a failure whose step can be replayed."""
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -102,6 +105,8 @@ def _hint(status: str, stage: StageView) -> str:
         word in str(stage.state.get("reason", "")).lower() for word in ("space", "quota", "disk")
     ):
         return "python launch/runs.py du   and gc, which frees what nobody needs"
+    if status == "failed" and NOT_FINITE.search(str(stage.state.get("reason", ""))):
+        return f"python launch/replay.py {name}"
     if status == "lost" and stage.job is not None:
         return f"python launch/logs.py {name} --stacks"
     return f"python launch/logs.py {name}" if status in ("failed", "paused") or stage.gone else ""

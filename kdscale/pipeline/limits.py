@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from kdscale import plugins
 from kdscale.api import Loss, Modifier, Term
 from kdscale.config.schema import StageSpec, TermConfig
 from kdscale.errors import ConfigError
 
-__all__ = ["refuse_accumulation", "refuse_modifiers"]
+__all__ = ["may_accumulate", "refuse_accumulation", "refuse_modifiers"]
 
 
 def refuse_accumulation(spec: StageSpec, passes: Mapping[str, Sequence[Term]], where: str) -> None:
@@ -21,6 +22,14 @@ def refuse_accumulation(spec: StageSpec, passes: Mapping[str, Sequence[Term]], w
     for term in (term for terms in passes.values() for term in terms):
         if term.loss.relational or term.loss.stateful or any(modifier.selects for modifier in term.modifiers):
             raise ConfigError(f"{at} does not go with {term.id}, which looks at the batch as a whole; set it to 1")
+
+
+def may_accumulate(spec: StageSpec, *, per_pixel: bool) -> bool:
+    """Whether a stage's batches may be computed in parts."""
+    losses = [plugins.load("losses", term.name) for term in spec.terms]
+    modifiers = [plugins.load("modifiers", one.name) for term in spec.terms for one in term.modifiers]
+    whole = any(loss.relational or loss.stateful for loss in losses) or any(one.selects for one in modifiers)
+    return not (per_pixel or whole or len(spec.passes) > 1)
 
 
 def refuse_modifiers(built: Sequence[Modifier], term: TermConfig, loss: Loss, spec: StageSpec, where: str) -> None:

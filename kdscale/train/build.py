@@ -98,6 +98,12 @@ class Parts:
         heard: list[Teacher | Ensemble] = [*self.assembled.ensembles, *self.live]
         return Evaluator(loader, heard, self.classes, self.device, loader.samples, per_pixel=per_pixel)
 
+    def demand_same_teachers(self) -> None:
+        """Raises: StageError, where a teacher is not what it was before it taught."""
+        for teacher, before in zip(self.live, self.hashes, strict=True):
+            if teacher.fingerprint() != before:
+                raise StageError(f"teacher {teacher.name} changed while it taught: its weights or buffers differ")
+
     def fill_view(self, epoch: int, stop: Stop, told: Callable[[], None]) -> bool:
         """Make what caches lack of the view of an epoch; called by all ranks. False when asked to stop."""
         view = self.train_loader.view_of(epoch)

@@ -28,7 +28,7 @@ from kdscale.train.moving import moved_to
 from kdscale.train.pixels import PixelFigures
 from kdscale.train.stop import Interrupted, Stop
 
-__all__ = ["Loop", "LoopState", "train_step"]
+__all__ = ["Loop", "LoopState", "seed_step", "train_step"]
 
 HEARTBEAT_S = 10.0
 CHECKPOINT_IS_DUE = "due"
@@ -66,6 +66,11 @@ class LoopState:
     images: int = 0
     """Training images consumed over all attempts, and the seconds that took."""
     seconds: float = 0.0
+
+
+def seed_step(seed: int, step: int, device: torch.device) -> None:
+    """Make what this rank draws in a step a function of the stage's seed, the step and the rank."""
+    seed_generators(seed_of("step", seed, step, ranks.rank()), device)
 
 
 def train_step(
@@ -135,6 +140,8 @@ class Loop:
     """Makes ready what an epoch reads; called by all ranks, False when asked to stop."""
     after_step: Callable[[int], None] = lambda step: None
     """Told how many steps are done, when all that belongs to the last one is; called by all ranks."""
+    note: Callable[[int], None] = lambda step: None
+    """Told which step was just taught, before anything of it is read."""
     state: LoopState = field(default_factory=LoopState)
     _beat: float = field(init=False, default=0.0)
     _since: float = field(init=False, default=0.0)
@@ -176,7 +183,7 @@ class Loop:
     def _step(self, batch: Batch) -> None:
         state = self.state
         if state.step not in state.skip:
-            seed_generators(seed_of("step", self.seed, state.step, ranks.rank()), self.device)
+            seed_step(self.seed, state.step, self.device)
             batch = replace(batch, step=state.step)
             losses = train_step(self.engine, self.teachers, batch, self.train.accumulation, self.meter)
             if self.engine.left_out:
@@ -184,6 +191,7 @@ class Loop:
             else:
                 with phase("tracking"):
                     self.meter.add(losses, state.step)
+            self.note(state.step)
         with phase("optimizer"):
             self.engine.end_step(state.step)
         state.step += 1

@@ -13,7 +13,30 @@ from kdscale import ranks
 from kdscale.api import Losses
 from kdscale.errors import NonFiniteLoss
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "Ring"]
+
+
+class Ring:
+    """The last steps' values of equal length, on their device."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._values: Tensor | None = None
+        self._of = [-1] * steps
+
+    def put(self, step: int, values: Tensor) -> None:
+        """Keep a step's values; nothing waits for the device."""
+        if self._values is None or self._values.shape[1] != len(values):
+            self._values = values.new_zeros(self._steps, len(values))
+        self._values[step % self._steps].copy_(values)
+        self._of[step % self._steps] = step
+
+    def at(self, step: int) -> list[float] | None:
+        """A step's values; None where they are gone."""
+        if self._values is None or self._of[step % self._steps] != step:
+            return None
+        found: list[float] = self._values[step % self._steps].tolist()
+        return found
 
 
 class Meter:
@@ -23,9 +46,13 @@ class Meter:
         terms: names of the terms, over all passes.
         device: where the losses are.
         figures: names of what the strategy measures besides.
+        remembers: how many steps' own values are kept, to be looked at where one is not finite.
     """
 
-    def __init__(self, terms: Sequence[str], device: torch.device, figures: Sequence[str] = ()) -> None:
+    def __init__(
+        self, terms: Sequence[str], device: torch.device, figures: Sequence[str] = (), *, remembers: int = 1
+    ) -> None:
+        self._recent = Ring(remembers)
         self._names = ("loss", *terms, *figures)
         self._figures = frozenset(figures)
         self._keys = ("train/loss", *(f"train/term/{term}" for term in terms), *(f"train/{name}" for name in figures))
@@ -41,6 +68,7 @@ class Meter:
         by_name = {name: one for part in losses.values() for name, one in (*part.terms.items(), *part.figures.items())}
         values = torch.stack([total, *(by_name.get(name, none).double() for name in self._names[1:])])
         self._sums += values
+        self._recent.put(step, values)
         fresh_and_bad = (self._first_bad < 0) & ~torch.isfinite(values)
         self._first_bad.masked_fill_(fresh_and_bad, step)
         self._steps += 1
@@ -69,6 +97,11 @@ class Meter:
         self._steps = 0
         self._seconds.clear()
         return metrics
+
+    def values_at(self, step: int) -> dict[str, float]:
+        """This rank's own loss, terms and figures of one of the last steps; empty where they are gone."""
+        found = self._recent.at(step)
+        return {} if found is None else dict(zip(self._names, found, strict=True))
 
     def state(self) -> dict[str, Any]:
         """All ranks' sums for a checkpoint; called by all ranks."""

@@ -23,11 +23,12 @@ from kdscale.trackers.spool import Spool
 from kdscale.train.build import Parts, build
 from kdscale.train.device import device_of_rank, make_deterministic, settle_heap
 from kdscale.train.evaluate import Evaluator, Figures
+from kdscale.train.failure import leave_record, meter_of, recent_of
 from kdscale.train.held import held
 from kdscale.train.imported import check_class_order
 from kdscale.train.inspect import write_first_look
 from kdscale.train.loop import HEARTBEAT_S, Loop, LoopState
-from kdscale.train.metrics import Meter
+from kdscale.train.memory import MemoryOfStage
 from kdscale.train.pixels import PixelFigures
 from kdscale.train.profiling import Profiler
 from kdscale.train.records import attempt_record, demand_expected, link_last, results_of
@@ -59,7 +60,7 @@ def run_stage(root_path: Path, digest: str, stop: Stop | None = None) -> Outcome
     if folder.state().get("state") == "done":
         return "done"
     run = _StageRun(root, folder, stop or Stop())
-    with held(folder, attempt_record(run.definition, run.spec, run.device)) as run.claim:
+    with run.memory.told(), held(folder, attempt_record(run.definition, run.spec, run.device)) as run.claim:
         return run.run()
 
 
@@ -74,6 +75,7 @@ class _StageRun:
         self.definition = definition
         self.main = ranks.rank() == 0
         self.device = device_of_rank()
+        self.memory = MemoryOfStage(self.spec, self.device)
         self.claim: Claim | None = None
         self._written = 0.0
 
@@ -83,6 +85,7 @@ class _StageRun:
         begun = time.perf_counter()
         make_deterministic(self.spec, self.device)
         parts = build(self.definition, self.root, self.device, alive=self.stop.move)
+        self.memory.mark(parts)
         if ranks.broadcast_object(checkpoint.newest(self.folder.checkpoints) is None):
             if not parts.fill_view(0, self.stop, self._filling):
                 self._say(state="interrupted", reason=self.stop.reason)
@@ -129,11 +132,10 @@ class _StageRun:
 
     def _loop(self, parts: Parts) -> Loop:
         train = self.spec.train
-        terms = [term.id for term in self.spec.terms]
         evaluator = parts.evaluator("val")
         loop = Loop(
             train=train, seed=self.spec.seed, engine=parts.engine, teachers=parts.teachers,
-            loader=parts.batches, meter=Meter(terms, self.device, parts.assembled.strategy.figures),
+            loader=parts.batches, meter=meter_of(parts),
             tracker=None, device=self.device, stop=self.stop, keep=[k for k in self.definition["keep"] if ":" in k],
             save=lambda state: self._save(parts, loop), validate=None, test=None,
             snapshot=lambda selector: self._snapshot(parts, loop.state.step, selector),
@@ -146,6 +148,8 @@ class _StageRun:
         if tests is not None:
             loop.test = lambda: self._evaluated(parts, loop.state.step, tests, train.precision)
         self.total_steps = train.epochs * parts.train_loader.steps_per_epoch
+        self.recent = recent_of(parts)
+        loop.note = self.recent.note
         return loop
 
     def _save(self, parts: Parts, loop: Loop) -> None:
@@ -228,6 +232,7 @@ class _StageRun:
                 loop.run()
                 self.profiler.finish()
             except NonFiniteLoss as error:
+                leave_record(self.folder, error, parts.train_loader, loop.meter, self.recent)
                 tried = [*loop.state.skip]
                 if self.spec.train.on_nonfinite != "rollback" or error.step is None or len(tried) >= MOST_ROLLBACKS:
                     raise
@@ -254,7 +259,7 @@ class _StageRun:
         figures = self._evaluated(parts, loop.state.step, tests, "fp32")
         if figures is None:
             return None
-        self._check_unchanged(parts)
+        parts.demand_same_teachers()
         if loop.tracker is not None:
             loop.tracker.log(loop.state.step, figures.metrics("test"))
             loop.tracker.flush()
@@ -266,11 +271,6 @@ class _StageRun:
                 self._say(state="done", reason="", step=loop.state.step, results=results, consumed=parts.consumed)
         ranks.barrier()
         return figures
-
-    def _check_unchanged(self, parts: Parts) -> None:
-        for teacher, before in zip(parts.live, parts.hashes, strict=True):
-            if teacher.fingerprint() != before:
-                raise StageError(f"teacher {teacher.name} changed while it taught: its weights or buffers differ")
 
     # ------------------------------------------------------------------ records
 

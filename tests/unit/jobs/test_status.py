@@ -73,6 +73,13 @@ class TestScreen:
         labels = [line.split()[0] for line in lines[1:] if line.split()[0] not in ("→", "planned")]
         assert labels[:4] == ["failed", "paused", "lost", "running"]
 
+    def test_a_loss_that_was_not_finite_can_be_replayed(self, fake: Fake) -> None:
+        reason = "term kd became nan or inf at step 120 on rank 0. Lower train.lr"
+        fake.folder("student", "kd", "0").write_state(state="failed", reason=reason)
+        text = printed("birds", fake.root)
+        assert "→ python launch/replay.py 'birds:student[kd,s0]'" in text
+        assert "launch/logs.py" not in text
+
     def test_says_what_happened_and_what_to_type(self, night: Fake) -> None:
         text = printed("birds", night.root)
         assert "birds:student[kd,s0]  NonFiniteLoss: term kd at step 120\n" in text
