@@ -1,29 +1,26 @@
 """A plug-in is a file: `load("losses", "rkd")` takes the one public name of kdscale/losses/rkd.py.
 
 There is no registry to forget: what lies in a folder is available under its file's name. A user's own
-class is named by dotted path, `birds.nets:TinyNet`, and imported only where `plugins.allow` says so.
+class is named by dotted path, `birds.nets:TinyNet`, and imported only where `plugins.allow` says so (own_code.py).
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
-import importlib.util
-import inspect
-import os
 import re
-import sys
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdscale.errors import PluginError
+from kdscale.own_code import file_of, is_own, source_hash, user_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from importlib.machinery import ModuleSpec
+    from collections.abc import Mapping, Sequence
+
+    from kdscale.own_code import Allowed
 
 __all__ = [
     "KINDS",
@@ -44,20 +41,38 @@ __all__ = [
 
 KINDS = ("losses", "modifiers", "strategies", "models", "datasets", "teachers")
 _ROOT = Path(__file__).parent
-
-SNAPSHOT = "KDSCALE_PLUGINS"
-"""Where a cluster job finds the copy of a user's plug-ins that was made when it was submitted."""
+_BASES = {"losses": "Loss", "modifiers": "Modifier", "strategies": "Strategy"}
+"""What a user's own plug-in of a kind is derived from, in kdscale.api."""
 REQUIRED, UNREADABLE = object(), object()
 """In place of an option's default: it has none; it is computed, so that the file does not tell."""
 
 
-@cache
-def load(kind: str, name: str) -> Any:
+def load(kind: str, name: str, own: Allowed | None = None) -> Any:
     """The class that the plug-in `name` of `kind` offers.
 
+    Args:
+        kind: losses, modifiers, strategies, models, datasets or teachers.
+        name: of its file; or a user's own loss, modifier or strategy, `birds.losses:Focal`.
+        own: whose code may be imported, and where it lies.
+
     Raises:
-        PluginError: there is no such plug-in, with the nearest name.
+        PluginError: there is no such plug-in, with the nearest name; or it is none of its kind.
     """
+    return _own(kind, name, own) if is_own(name) else _shipped(kind, name)
+
+
+def _own(kind: str, name: str, own: Allowed | None) -> Any:
+    if kind not in _BASES:
+        raise PluginError(f"{name}: {kind} are kdscale's own, by one name")
+    found = user_class(name, own.allow if own else (), own.path if own else ())
+    base = getattr(importlib.import_module("kdscale.api"), _BASES[kind])
+    if not issubclass(found, base):
+        raise PluginError(f"{name} is none of the {kind}: derive it from kdscale.api.{base.__name__}")
+    return found
+
+
+@cache
+def _shipped(kind: str, name: str) -> Any:
     known = available(kind)
     if name not in known:
         near = get_close_matches(name, known, 1)
@@ -123,14 +138,17 @@ def bibtex(kind: str, name: str, path: Sequence[Path] = ()) -> str:
     Returns:
         The entries as they stand there; empty where it has none, or no file is found.
     """
-    module = name.partition(":")[0].replace(".", "/")
-    files = [Path(f) / f"{module}.py" for f in path] if ":" in name else [_ROOT / kind / f"{name}.py"]
-    file = next((one for one in files if one.is_file()), None)
+    file = _file(kind, name, path)
     for node in ast.parse(file.read_bytes()).body if file else ():
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "BIBTEX":
             found = _default(node.value)
             return found.strip() if isinstance(found, str) else ""
     return ""
+
+
+def _file(kind: str, name: str, path: Sequence[Path] = ()) -> Path | None:
+    """Where a plug-in's source stands; None for a user's own that no folder of `path` holds."""
+    return file_of(name, path) if is_own(name) else _ROOT / kind / f"{name}.py"
 
 
 def _flags(kind: str, name: str) -> tuple[str, str, str, str]:
@@ -146,9 +164,13 @@ def _flags(kind: str, name: str) -> tuple[str, str, str, str]:
 
 
 def _attributes(kind: str, name: str) -> dict[str, Any]:
-    """Plain values that a plug-in's class sets, and frozen sets of them."""
+    return _values_of(_public_class(kind, name))
+
+
+def _values_of(cls: ast.ClassDef) -> dict[str, Any]:
+    """Plain values that a class sets, and frozen sets of them."""
     found = {}
-    for node in _public_class(kind, name).body:
+    for node in cls.body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             is_set = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "frozenset"
@@ -162,8 +184,10 @@ def options(kind: str, name: str) -> Mapping[str, Any] | None:
 
     Returns:
         By name, the default, `REQUIRED`, or `UNREADABLE` where it is no plain value; None where the file
-        does not tell (options that are inherited or passed on).
+        does not tell (options that are inherited or passed on), and for a user's own.
     """
+    if is_own(name):
+        return None
     cls = _public_class(kind, name)
     if kind == "models":
         return _of_constructor(cls)
@@ -176,10 +200,25 @@ def options(kind: str, name: str) -> Mapping[str, Any] | None:
     return {node.target.id: _default(node.value) for node in fields if isinstance(node.target, ast.Name)}
 
 
+def needs_teacher(loss: str, path: Sequence[Path] = ()) -> bool:
+    """Whether a loss listens to a teacher, read from its file without importing it.
+
+    Args:
+        loss: its name; of a user's own whose file is not found, or that inherits the answer, it is taken to listen.
+        path: folders in which a user's own is looked for.
+    """
+    return _said(loss, tuple(path)).get("needs_teacher") is not False
+
+
 @cache
-def needs_teacher(loss: str) -> bool:
-    """Whether a loss listens to a teacher, read from its file without importing it."""
-    return _attributes("losses", loss).get("needs_teacher") is not False
+def _said(loss: str, path: tuple[Path, ...]) -> Mapping[str, Any]:
+    if not is_own(loss):
+        return _attributes("losses", loss)
+    file = file_of(loss, path)
+    body = ast.parse(file.read_bytes()).body if file else []
+    called = loss.partition(":")[2]
+    cls = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == called), None)
+    return _values_of(cls) if cls else {}
 
 
 def _public_class(kind: str, name: str) -> ast.ClassDef:
@@ -215,84 +254,10 @@ def _default(value: ast.expr | None) -> Any:
         return UNREADABLE
 
 
-def user_class(text: str, allow: Sequence[str], path: Sequence[Path]) -> Any:
-    """Import a user's own class, `package.module:Class`.
-
-    Raises:
-        PluginError: it is not allowed, cannot be imported, or is no class.
-    """
-    module_name, _, class_name = text.partition(":")
-    if not module_name or not class_name:
-        raise PluginError(f"{text}: say package.module:Class")
-    package = module_name.partition(".")[0]
-    if package not in allow:
-        raise PluginError(f"{text}: {package} may not be imported; add it to plugins.allow: [{package}]")
-    copied = os.environ.get(SNAPSHOT)
-    for folder in [copied] if copied else reversed([str(Path(p).resolve()) for p in path]):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        where = ", ".join(map(str, path)) or "nothing"
-        raise PluginError(f"{text}: {error}; looked in plugins.path ({where}) and in the environment") from error
-    except Exception as error:  # whatever the user's own file does
-        raise PluginError(f"{text}: importing {module_name} fails: {type(error).__name__}: {error}") from error
-    if not inspect.isclass(found):
-        raise PluginError(f"{text} is a {type(found).__name__}, not a class")
-    return found
-
-
-def source_hash(cls: type) -> str:
-    """Hash of the file that defines a class, and of the files of its package which that one imports.
-
-    What a network does may stand in the file beside it: an edit there must not pass for the same network.
-    """
-    file = inspect.getsourcefile(cls)
-    if file is None:
-        raise PluginError(f"{cls.__module__}:{cls.__qualname__} has no source file, so it cannot be told from others")
-    files = _files_of(cls.__module__, Path(file), {})
-    digest = hashlib.sha256()
-    for module in sorted(files):
-        digest.update(f"{module}\0".encode() + files[module].read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def _files_of(module: str, file: Path, found: dict[str, Path]) -> dict[str, Path]:
-    """A module's file and, through its imports, those of the same top-level package."""
-    found[module] = file
-    package = module if file.stem == "__init__" else module.rpartition(".")[0]
-    for name in _imports(ast.parse(file.read_bytes()), package):
-        if name.partition(".")[0] == module.partition(".")[0] and name not in found:
-            spec = _spec_of(name)
-            if spec is not None and spec.origin and spec.origin.endswith(".py"):
-                _files_of(name, Path(spec.origin), found)
-    return found
-
-
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Full names that a module imports; of `from a import b` both a and a.b, as b may be a module."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            upwards = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*upwards, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _spec_of(module: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(module)
-    except (ImportError, AttributeError, ValueError):
-        return None  # a name within a module, not a module
-
-
 def revision(kind: str, name: str, plugins: Any) -> str | int:
     """What stands for a plug-in's code in a digest: its `revision`; a user's own class by its file's hash."""
-    if ":" in name and not name.startswith(("torchvision:", "timm:")):
+    if is_own(name):
         return source_hash(user_class(name, plugins.allow, plugins.path))
-    if name.startswith(("torchvision:", "timm:")):
+    if ":" in name:  # a library's
         return 1
     return int(getattr(load(kind, name), "revision", 1))
