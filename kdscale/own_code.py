@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kdscale.errors import PluginError
 
@@ -26,6 +26,7 @@ LIBRARIES = ("torchvision:", "timm:")
 """How the names of models begin that are nobody's own."""
 
 
+@runtime_checkable
 class Allowed(Protocol):
     """Whose code may be imported: the section `plugins` of a config."""
 
