@@ -15,7 +15,7 @@ examples:
   python launch/check.py birds.losses:MyLoss margin=0.5    named as in a config, with an option
   python launch/check.py birds.nets:TinyNet width=48 size=64 classes=200
 
-KEY=VALUE sets an option of what is checked; of a model also size, channels and classes of the images.
+KEY=VALUE sets an option of the class before it; of a model also size, channels and classes of the images.
 Nothing is written. To begin one: python launch/sweep.py --list template loss > birds/losses/myloss.py
 exit codes: 0 the contract is kept, 1 a promise is broken, 2 usage: no such module or class.
 """
@@ -27,15 +27,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="launch/check.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="package.module or package.module:Class, and KEY=VALUE for options"
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="package.module or package.module:Class; KEY=VALUE after it sets an option",
     )
     parser.add_argument(
         "--path", type=Path, action="append", metavar="DIR",
         help="where the package lies, as plugins.path says in a config (default: the working directory)",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
-    if all("=" in name for name in options.names):
-        parser.error("which class? say package.module:Class")
+    options = parser.parse_intermixed_args(arguments)
+    if "=" in options.names[0]:
+        parser.error(f"{options.names[0]}: of which class? say package.module:Class before it")
     return options
 
 
@@ -46,10 +49,8 @@ def main(arguments: list[str]) -> int:
         from kdscale.errors import KDScaleError
         from kdscale.jobs.checking import check
 
-        names = [name for name in options.names if "=" not in name]
-        given = [name for name in options.names if "=" in name]
         try:
-            return check(names, given, options.path or [Path()])
+            return check(options.names, options.path or [Path()])
         except KDScaleError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

@@ -70,11 +70,11 @@ def _has_nan(*values: Any) -> bool:
     return any(isinstance(one, Tensor) and bool(one.isnan().any()) for one in tree_leaves(values))
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the first operation that made finite numbers infinite, and the first that made nan of what was not."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._file = str(file)
         self.found: list[tuple[int, str]] = []
         self.nan: list[tuple[int, str]] = []

@@ -94,8 +94,8 @@ def _alone(subject: LossSubject) -> None:
     together = loss(student, teacher, batch)
     for i in range(SIZE):
         alone = loss(row(student, i), row(teacher, i), rows_of(batch, i))[0]
-        close = {} if alone.dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
-        if not torch.isclose(alone, together[i], **(close or {"rtol": 1e-7, "atol": 1e-7})):
+        rtol, atol = (1e-7, 1e-7) if alone.dtype == torch.float64 else (1e-4, 1e-5)
+        if not torch.isclose(alone, together[i], rtol=rtol, atol=atol):
             raise Broken(
                 f"sample {i} has {alone.item():.6g} alone and {together[i].item():.6g} among {SIZE}",
                 "reduce over classes and positions; what compares samples has per_sample = False, relational = True",

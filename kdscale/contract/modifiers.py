@@ -112,7 +112,7 @@ def _gradients(subject: ModifierSubject) -> None:
     values = _through(subject.build(), student, teacher, batch)
     if not values.requires_grad:
         raise Broken("no gradient reaches the student behind it", "do not detach what the student answers")
-    values.sum().backward()
+    values.sum().backward()  # type: ignore[no-untyped-call]
     if not float(student.leaves[0].grad.abs().sum() if student.leaves[0].grad is not None else 0) > 0:
         raise Broken("the gradient of the student's logits is zero behind it")
     if any(leaf.grad is not None for leaf in teacher.leaves):

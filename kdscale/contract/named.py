@@ -140,11 +140,17 @@ _CONFIG = "options in a Config, each with a default"
 
 def _subject(found: Found, options: dict[str, Any]) -> Any:
     if found.kind == "model":
-        data = {key: int(options.pop(key)) for key in _OF_IMAGES if key in options}
+        data = {key: _count(key, options.pop(key)) for key in _OF_IMAGES if key in options}
         return ModelSubject(found.cls, found.file, found.name, found.plugins, options, **data)
     if found.kind == "strategy":
         return StrategySubject(found.cls, found.file, found.name, found.plugins, options)
     return {"loss": LossSubject, "modifier": ModifierSubject}[found.kind](found.cls, found.file, options)
+
+
+def _count(key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{key}={value}: say a whole number above 0")
+    return value
 
 
 def _first_checks(found: Found, options: Mapping[str, Any]) -> list[Check[Any]]:

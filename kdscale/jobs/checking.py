@@ -20,12 +20,11 @@ _STYLES = {"ok": "green", "FAIL": "bold red", "skip": "yellow"}
 _INDENT = " " * 6
 
 
-def check(names: Sequence[str], given: Sequence[str], path: Sequence[Path]) -> int:
+def check(words: Sequence[str], path: Sequence[Path]) -> int:
     """Check classes one by one, and print what comes of it.
 
     Args:
-        names: `package.module` or `package.module:Class`.
-        given: `KEY=VALUE` options of all of them.
+        words: `package.module` or `package.module:Class`, each followed by its options, `KEY=VALUE`.
         path: folders in which the packages lie.
 
     Returns:
@@ -38,17 +37,25 @@ def check(names: Sequence[str], given: Sequence[str], path: Sequence[Path]) -> i
     for folder in path:
         if not folder.is_dir():
             raise ConfigError(f"--path {folder}: no such folder")
-    options = _options(given)
     console = Console(highlight=False, soft_wrap=True)
-    classes = [find(name, [folder.resolve() for folder in path]) for name in names]
-    return 1 if any([not _kept(found, options, console) for found in classes]) else 0
+    folders = [folder.resolve() for folder in path]
+    classes = [(find(name, folders), options) for name, options in _named(words)]
+    return 1 if any([not _kept(found, options, console) for found, options in classes]) else 0
 
 
-def _options(given: Sequence[str]) -> Mapping[str, Any]:
-    try:
-        return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in given)}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{' '.join(given)}: {str(error).splitlines()[0]}") from error
+def _named(words: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Names, each with the options that follow it."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for word in words:
+        key, is_option, value = word.partition("=")
+        if not is_option:
+            found.append((word, {}))
+            continue
+        try:
+            found[-1][1][key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word}: {str(error).splitlines()[0]}") from error
+    return found
 
 
 def _kept(found: Found, options: Mapping[str, Any], console: Console) -> bool:

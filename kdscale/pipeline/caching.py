@@ -167,7 +167,7 @@ def _reads_logits(term: TermConfig, spec: StageSpec) -> str:
 
 def _listens(term: TermConfig, spec: StageSpec) -> bool:
     """Whether a term that names no teacher hears the only one."""
-    return any(cls.needs_teacher for cls in (_loss(term, spec), *_modifiers(term, spec)))
+    return _loss(term, spec).needs_teacher or any(cls.needs_teacher for cls in _modifiers(term, spec))
 
 
 def _modifiers(term: TermConfig, spec: StageSpec) -> list[type[Modifier]]:
