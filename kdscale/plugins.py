@@ -147,8 +147,8 @@ def bibtex(kind: str, name: str, path: Sequence[Path] = ()) -> str:
 
 
 def _file(kind: str, name: str, path: Sequence[Path] = ()) -> Path | None:
-    """Where a plug-in's source stands; None for a user's own that no folder of `path` holds."""
-    return file_of(name, path) if is_own(name) else _ROOT / kind / f"{name}.py"
+    """Where a plug-in's source stands; None for a library's, and a user's own that no folder of `path` holds."""
+    return file_of(name, path) if ":" in name else _ROOT / kind / f"{name}.py"
 
 
 def _flags(kind: str, name: str) -> tuple[str, str, str, str]:
@@ -163,7 +163,8 @@ def _flags(kind: str, name: str) -> tuple[str, str, str, str]:
     return yes[features], yes[features], cacheable, yes[said.get("relational", False)]
 
 
-def _attributes(kind: str, name: str) -> dict[str, Any]:
+@cache
+def _attributes(kind: str, name: str) -> Mapping[str, Any]:
     return _values_of(_public_class(kind, name))
 
 
@@ -207,16 +208,18 @@ def needs_teacher(loss: str, path: Sequence[Path] = ()) -> bool:
         loss: its name; of a user's own whose file is not found, or that inherits the answer, it is taken to listen.
         path: folders in which a user's own is looked for.
     """
-    return _said(loss, tuple(path)).get("needs_teacher") is not False
+    said = _own_attributes(loss, path) if is_own(loss) else _attributes("losses", loss)
+    return said.get("needs_teacher") is not False
 
 
-@cache
-def _said(loss: str, path: tuple[Path, ...]) -> Mapping[str, Any]:
-    if not is_own(loss):
-        return _attributes("losses", loss)
-    file = file_of(loss, path)
-    body = ast.parse(file.read_bytes()).body if file else []
-    called = loss.partition(":")[2]
+def _own_attributes(name: str, path: Sequence[Path]) -> Mapping[str, Any]:
+    """What a user's own class sets in its file; nothing where that cannot be read, of which its import will tell."""
+    file = file_of(name, path)
+    try:
+        body = ast.parse(file.read_bytes()).body if file else []
+    except SyntaxError:
+        return {}
+    called = name.partition(":")[2]
     cls = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == called), None)
     return _values_of(cls) if cls else {}
 

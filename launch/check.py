@@ -15,7 +15,8 @@ examples:
   python launch/check.py birds.losses:MyLoss margin=0.5    named as in a config, with an option
   python launch/check.py birds.nets:TinyNet width=48 size=64 classes=200
 
-KEY=VALUE sets an option of the class before it; of a model also size, channels and classes of the images.
+KEY=VALUE sets an option of the class before it; of a model also size, channels and classes of
+the images, and per_pixel=true where it answers with a class for each pixel.
 Nothing is written. To begin one: python launch/sweep.py --list template loss > birds/losses/myloss.py
 exit codes: 0 the contract is kept, 1 a promise is broken, 2 usage: no such module or class.
 """

@@ -51,6 +51,8 @@ class Check(Generic[S]):
     """As a line on the screen."""
     run: Callable[[S], str | None]
     """Raises Broken or Skipped; returns what else is worth saying."""
+    first: bool = False
+    """Whether the promises after it can only be asked once it is kept."""
 
 
 class Result(NamedTuple):

@@ -200,7 +200,7 @@ def _draws(subject: LossSubject) -> None:
 
 
 LOSS_CHECKS: tuple[Check[LossSubject], ...] = (
-    Check("returns (B,), or () where the value is the batch's", _returns),
+    Check("returns (B,), or () where the value is the batch's", _returns, first=True),
     Check("sample i alone has the value that it has in the batch", _alone),
     Check("a gradient reaches the student, and never the teacher", _gradients),
     Check("reads no more than it says it needs", _needs),

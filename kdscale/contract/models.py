@@ -39,6 +39,8 @@ class ModelSubject:
     size: int = 32
     channels: int = 3
     classes: int = 10
+    per_pixel: bool = False
+    """Whether it answers with classes of pixels, (B, C, H, W)."""
 
     @property
     def student(self) -> StudentConfig:
@@ -50,7 +52,7 @@ class ModelSubject:
         """Of made-up data."""
         one = (0.5,) * self.channels
         names = tuple(map(str, range(self.classes)))
-        return DatasetInfo(self.classes, self.channels, self.size, 1, 1, one, one, names)
+        return DatasetInfo(self.classes, self.channels, self.size, 1, 1, one, one, names, per_pixel=self.per_pixel)
 
     @cached_property
     def network(self) -> Network:
@@ -180,7 +182,7 @@ def _portable(subject: ModelSubject) -> None:
 
 MODEL_CHECKS: tuple[Check[ModelSubject], ...] = (
     Check("the constructor takes keywords, and how many classes", _keywords),
-    Check("images (B, K, H, W) to logits (B, classes)", _answers),
+    Check("images (B, K, H, W) to logits (B, classes), or a map of them", _answers, first=True),
     Check("taps exist and fire once", _taps),
     Check("initial weights are a function of the seed", _initial_weights),
     Check("state_dict holds all that it is", _state),

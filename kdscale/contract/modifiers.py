@@ -161,7 +161,7 @@ def _draws(subject: ModifierSubject) -> None:
 
 
 MODIFIER_CHECKS: tuple[Check[ModifierSubject], ...] = (
-    Check("shapes out are shapes in", _shapes),
+    Check("shapes out are shapes in", _shapes, first=True),
     Check("mask: a bool a sample", _mask),
     Check("reads no more than it says it needs", _declares),
     Check("a gradient reaches the student, and never the teacher", _gradients),

@@ -121,27 +121,29 @@ def results(found: Found, options: Mapping[str, Any]) -> Iterator[Result]:
 
     Args:
         found: the class.
-        options: of it; of a model also `size`, `channels` and `classes` of the data.
+        options: of it; of a model also `size`, `channels`, `classes` and `per_pixel` of the data.
     """
     subject = _subject(found, dict(options))
-    first = [held_to(check, subject) for check in _first_checks(found, options)]
-    yield from first
-    if any(result.state == "FAIL" and result.promise == _CONFIG for result in first):
-        return
-    for check in _CHECKS[found.kind]:
-        yield held_to(check, subject)
+    checks = [*_first_checks(found, options), *_CHECKS[found.kind]]
+    for number, check in enumerate(checks, start=1):
+        result = held_to(check, subject)
+        yield result
+        if check.first and result.state == "FAIL":
+            if number < len(checks):
+                yield Result("skip", f"{len(checks) - number} more", "they are asked once this is kept")
+            return
 
 
 _CHECKS: Mapping[str, Sequence[Check[Any]]] = {
     "loss": LOSS_CHECKS, "modifier": MODIFIER_CHECKS, "strategy": STRATEGY_CHECKS, "model": MODEL_CHECKS,
 }  # fmt: skip
-_CONFIG = "options in a Config, each with a default"
 
 
 def _subject(found: Found, options: dict[str, Any]) -> Any:
     if found.kind == "model":
         data = {key: _count(key, options.pop(key)) for key in _OF_IMAGES if key in options}
-        return ModelSubject(found.cls, found.file, found.name, found.plugins, options, **data)
+        per_pixel = bool(options.pop("per_pixel", False))
+        return ModelSubject(found.cls, found.file, found.name, found.plugins, options, **data, per_pixel=per_pixel)
     if found.kind == "strategy":
         return StrategySubject(found.cls, found.file, found.name, found.plugins, options)
     return {"loss": LossSubject, "modifier": ModifierSubject}[found.kind](found.cls, found.file, options)
@@ -156,7 +158,9 @@ def _count(key: str, value: Any) -> int:
 def _first_checks(found: Found, options: Mapping[str, Any]) -> list[Check[Any]]:
     checks: list[Check[Any]] = [Check("one public name in __all__", lambda _: _one_name(found))]
     if found.kind != "model":
-        checks.append(Check(_CONFIG, lambda _: _config(found.cls, options)))
+        checks.append(
+            Check("options in a Config, each with a default", lambda _: _config(found.cls, options), first=True)
+        )
         checks.append(Check("says where it comes from", lambda _: _source(found)))
     return checks
 

@@ -217,7 +217,7 @@ def _draws(subject: StrategySubject) -> None:
 
 
 STRATEGY_CHECKS: tuple[Check[StrategySubject], ...] = (
-    Check("builds, with its passes", _builds),
+    Check("builds, with its passes", _builds, first=True),
     Check("two steps train the student", _trains),
     Check("exports a student without auxiliary parameters", _exports),
     Check("frozen parts stay frozen", _frozen),

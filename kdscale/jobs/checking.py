@@ -65,7 +65,7 @@ def _kept(found: Found, options: Mapping[str, Any], console: Console) -> bool:
         every.append(result)
         _tell(result, console)
     broken = sum(result.state == "FAIL" for result in every)
-    verdict = f"{broken} of {len(every)} promises broken" if broken else "keeps the contract"
+    verdict = f"{broken} promise{'s' * (broken > 1)} broken" if broken else "keeps the contract"
     console.print(Text(f"{found.name}: {verdict}", "red" if broken else "green"))
     return not broken
 

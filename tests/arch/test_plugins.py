@@ -194,7 +194,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {"resnet_cifar": {"depth": 8}, "wrn": {"d
 
 
 @pytest.mark.parametrize("check", MODEL_CHECKS, ids=promise)
-@pytest.mark.parametrize("name", [name for name in names("models") if name != "segmentation"])
-def test_every_classifier_keeps_the_contract(name: str, check: Check[ModelSubject]) -> None:
+@pytest.mark.parametrize("name", names("models"))
+def test_every_model_keeps_the_contract(name: str, check: Check[ModelSubject]) -> None:
     cls, options = plugins.load("models", name), ARGUMENTS.get(name, {})
-    hold(check, ModelSubject(cls, source_of("models", name), name, PluginsConfig(), options))
+    hold(
+        check,
+        ModelSubject(cls, source_of("models", name), name, PluginsConfig(), options, per_pixel=name == "segmentation"),
+    )

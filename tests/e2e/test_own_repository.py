@@ -32,7 +32,13 @@ def test_the_tutorial_runs_as_its_readme_says(tmp_path: Path, root: Path) -> Non
     user = tmp_path / "config"
     user.mkdir()
     (user / "kdscale.yaml").write_text("tracking: {uri: off}\n")
-    own = {"KDSCALE": str(root), "PYTHONPATH": str(root), "XDG_CONFIG_HOME": str(user), "COLUMNS": "120"}
+    own = {
+        "KDSCALE": str(root),
+        "PYTHONPATH": str(root),
+        "XDG_CONFIG_HOME": str(user),
+        "COLUMNS": "120",
+        "KDSCALE_RUNS": str(mine / "runs"),
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     said = {}
     for line in commands(mine / "README.md"):

@@ -104,3 +104,9 @@ def test_what_cannot_be_checked(text: str, error: type[Exception], said: str, pa
     (package / "spoilt" / "worse.py").write_text("def (:\n")
     with pytest.raises(error, match=said):
         find(text, [package])
+
+
+def test_what_cannot_be_asked_yet_is_said(package: Path) -> None:
+    every = list(results(find("spoilt.parts:Crashes", [package]), {}))
+    assert [result.state for result in every[-2:]] == ["FAIL", "skip"]
+    assert every[-1].promise == "8 more"
