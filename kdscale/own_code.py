@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -71,12 +72,17 @@ def user_class(text: str, allow: Sequence[str], path: Sequence[Path]) -> Any:
         raise PluginError(f"{text}: {package} may not be imported; add it to plugins.allow: [{package}]")
     on_path(path)
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
         where = ", ".join(map(str, path)) or "nothing"
         raise PluginError(f"{text}: {error}; looked in plugins.path ({where}) and in the environment") from error
     except Exception as error:  # whatever the user's own file does
         raise PluginError(f"{text}: importing {module_name} fails: {type(error).__name__}: {error}") from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        near = get_close_matches(class_name, vars(module), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise PluginError(f"{text}: {module.__file__} has no class {class_name}{hint}")
     if not inspect.isclass(found):
         raise PluginError(f"{text} is a {type(found).__name__}, not a class")
     return found

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from kdscale.config.load import load
 from kdscale.contract.named import find, results
-from kdscale.errors import ConfigError
+from kdscale.errors import ConfigError, KDScaleError
 from kdscale.jobs.inline import run_inline
 from kdscale.jobs.listings import TEMPLATES, plugins_of
 from kdscale.jobs.prepare import prepare_folders
@@ -19,7 +20,7 @@ from kdscale.pipeline.artifacts import Root
 from kdscale.pipeline.plan import make_plan
 from tests.small_sweep import SMALL_DATA, untimed_metrics
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "name": "mine",
     "plugins": {"path": ["."], "allow": ["mine"]},
     "data": SMALL_DATA | {"limit": 64, "limit_test": 50},
@@ -97,3 +98,39 @@ def test_an_edit_of_a_users_loss_makes_another_stage(mine: Path) -> None:
 def test_there_are_templates_of_four_kinds(words: list[str]) -> None:
     with pytest.raises(ConfigError, match="say one of loss, modifier, strategy, model"):
         plugins_of(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "mine.loss:Margn",
+            r"stages\.student\.losses\.Margn\.name: .*loss\.py has no class Margn; did you mean Margin\?",
+        ),
+        ("mine.model:SmallNet", r"stages\.student\.losses\.SmallNet\.name: .* is none of the losses"),
+        ("yours.loss:Margin", r"stages\.student\.losses\.Margin\.name: .*yours may not be imported"),
+    ],
+)
+def test_what_is_no_loss_is_told_with_its_key(name: str, said: str, mine: Path) -> None:
+    student = {**CONFIG["stages"]["student"], "losses": [{"name": "ce"}, {"name": name}]}
+    stages = {**CONFIG["stages"], "student": student}
+    (mine / "kd.yaml").write_text(yaml.safe_dump({**CONFIG, "stages": stages}))
+    with pytest.raises(KDScaleError, match=said):
+        make_plan(load(mine / "kd.yaml"), Root(mine / "runs"))
+
+
+def test_an_option_that_a_users_loss_does_not_know_is_told_with_the_nearest(mine: Path) -> None:
+    (mine / "kd.yaml").write_text(yaml.safe_dump(CONFIG))
+    with pytest.raises(ConfigError, match=r"losses\.Margin\.margn: .*did you mean margin\?"):
+        make_plan(load(mine / "kd.yaml", ["stages.student.losses.Margin.margn=2"]), Root(mine / "runs"))
+
+
+def test_a_users_loss_is_heard_in_macros_as_it_says(mine: Path) -> None:
+    path = mine / "mine" / "loss.py"
+    path.write_text(path.read_text().replace("needs_teacher = True", "needs_teacher = False"))
+    nets = {f"r{n}": {"model": "mine.model:SmallNet", "width": n} for n in (8, 6, 4)}
+    dense = {"networks": nets, "path": ["r8", "r6", "r4"], "losses": [{"name": "kd"}, {"name": "mine.loss:Margin"}]}
+    stages = {"r8": {"losses": [{"name": "ce"}]}}
+    (mine / "kd.yaml").write_text(yaml.safe_dump({**CONFIG, "stages": stages, "dense": dense}))
+    spec = load(mine / "kd.yaml").trials[0].stages["r4"]
+    assert [term.id for term in spec.terms] == ["kd_r8", "kd_r6", "Margin"]

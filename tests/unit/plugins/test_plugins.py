@@ -84,7 +84,7 @@ def test_a_users_class_is_imported_where_it_is_allowed(birds: Path) -> None:
     [
         ("birds.nets:TinyNet", [], r"birds may not be imported; add it to plugins\.allow: \[birds\]"),
         ("birds.nests:TinyNet", ["birds"], "No module named 'birds.nests'; looked in plugins.path"),
-        ("birds.nets:TinyNt", ["birds"], "has no attribute 'TinyNt'"),
+        ("birds.nets:TinyNt", ["birds"], r"nets.py has no class TinyNt; did you mean TinyNet\?"),
         ("birds.nets:VALUE", ["birds"], "is a int, not a class"),
         ("birds.broken:Net", ["birds"], "importing birds.broken fails: ZeroDivisionError"),
         ("birds.nets:", ["birds"], "say package.module:Class"),
