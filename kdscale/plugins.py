@@ -1,7 +1,7 @@
 """A plug-in is a file: `load("losses", "rkd")` takes the one public name of kdscale/losses/rkd.py.
 
 There is no registry to forget: what lies in a folder is available under its file's name. A user's own
-class is named by dotted path, `birds.nets:TinyNet`, and imported only where `plugins.allow` says so.
+class is named by dotted path, `birds.nets:TinyNet`, and imported only where `plugins.allow` says so (own_code.py).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdscale.errors import PluginError
-from kdscale.own_code import source_hash, user_class, user_function
+from kdscale.own_code import file_of, is_own, source_hash, user_class, user_function
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from kdscale.own_code import Allowed
 
 __all__ = [
     "KINDS",
@@ -40,18 +42,38 @@ __all__ = [
 
 KINDS = ("losses", "modifiers", "strategies", "models", "datasets", "teachers", "metrics")
 _ROOT = Path(__file__).parent
-
+_BASES = {"losses": "Loss", "modifiers": "Modifier", "strategies": "Strategy"}
+"""What a user's own plug-in of a kind is derived from, in kdscale.api."""
 REQUIRED, UNREADABLE = object(), object()
 """In place of an option's default: it has none; it is computed, so that the file does not tell."""
 
 
-@cache
-def load(kind: str, name: str) -> Any:
+def load(kind: str, name: str, own: Allowed | None = None) -> Any:
     """The class, of metrics the function, that the plug-in `name` of `kind` offers.
 
+    Args:
+        kind: losses, modifiers, strategies, models, datasets, teachers or metrics.
+        name: of its file; or a user's own loss, modifier or strategy, `birds.losses:Focal`.
+        own: whose code may be imported, and where it lies.
+
     Raises:
-        PluginError: there is no such plug-in, with the nearest name.
+        PluginError: there is no such plug-in, with the nearest name; or it is none of its kind.
     """
+    return _own(kind, name, own) if is_own(name) else _shipped(kind, name)
+
+
+def _own(kind: str, name: str, own: Allowed | None) -> Any:
+    if kind not in _BASES:
+        raise PluginError(f"{name}: {kind} are kdscale's own, by one name")
+    found = user_class(name, own.allow if own else (), own.path if own else ())
+    base = getattr(importlib.import_module("kdscale.api"), _BASES[kind])
+    if not issubclass(found, base):
+        raise PluginError(f"{name} is none of the {kind}: derive it from kdscale.api.{base.__name__}")
+    return found
+
+
+@cache
+def _shipped(kind: str, name: str) -> Any:
     known = available(kind)
     if name not in known:
         near = get_close_matches(name, known, 1)
@@ -117,14 +139,17 @@ def bibtex(kind: str, name: str, path: Sequence[Path] = ()) -> str:
     Returns:
         The entries as they stand there; empty where it has none, or no file is found.
     """
-    module = name.partition(":")[0].replace(".", "/")
-    files = [Path(f) / f"{module}.py" for f in path] if ":" in name else [_ROOT / kind / f"{name}.py"]
-    file = next((one for one in files if one.is_file()), None)
+    file = _file(kind, name, path)
     for node in ast.parse(file.read_bytes()).body if file else ():
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "BIBTEX":
             found = _default(node.value)
             return found.strip() if isinstance(found, str) else ""
     return ""
+
+
+def _file(kind: str, name: str, path: Sequence[Path] = ()) -> Path | None:
+    """Where a plug-in's source stands; None for a library's, and a user's own that no folder of `path` holds."""
+    return file_of(name, path) if ":" in name else _ROOT / kind / f"{name}.py"
 
 
 def _flags(kind: str, name: str) -> tuple[str, str, str, str]:
@@ -139,10 +164,15 @@ def _flags(kind: str, name: str) -> tuple[str, str, str, str]:
     return yes[features], yes[features], cacheable, yes[said.get("relational", False)]
 
 
-def _attributes(kind: str, name: str) -> dict[str, Any]:
-    """Plain values that a plug-in's class sets, and frozen sets of them."""
+@cache
+def _attributes(kind: str, name: str) -> Mapping[str, Any]:
+    return _values_of(_public_class(kind, name))
+
+
+def _values_of(cls: ast.ClassDef) -> dict[str, Any]:
+    """Plain values that a class sets, and frozen sets of them."""
     found = {}
-    for node in _public_class(kind, name).body:
+    for node in cls.body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             is_set = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "frozenset"
@@ -156,8 +186,10 @@ def options(kind: str, name: str) -> Mapping[str, Any] | None:
 
     Returns:
         By name, the default, `REQUIRED`, or `UNREADABLE` where it is no plain value; None where the file
-        does not tell (options that are inherited or passed on).
+        does not tell (options that are inherited or passed on), and for a user's own.
     """
+    if is_own(name):
+        return None
     cls = _public_class(kind, name)
     if kind == "models":
         return _of_constructor(cls)
@@ -170,10 +202,27 @@ def options(kind: str, name: str) -> Mapping[str, Any] | None:
     return {node.target.id: _default(node.value) for node in fields if isinstance(node.target, ast.Name)}
 
 
-@cache
-def needs_teacher(loss: str) -> bool:
-    """Whether a loss listens to a teacher, read from its file without importing it."""
-    return _attributes("losses", loss).get("needs_teacher") is not False
+def needs_teacher(loss: str, path: Sequence[Path] = ()) -> bool:
+    """Whether a loss listens to a teacher, read from its file without importing it.
+
+    Args:
+        loss: its name; of a user's own whose file is not found, or that inherits the answer, it is taken to listen.
+        path: folders in which a user's own is looked for.
+    """
+    said = _own_attributes(loss, path) if is_own(loss) else _attributes("losses", loss)
+    return said.get("needs_teacher") is not False
+
+
+def _own_attributes(name: str, path: Sequence[Path]) -> Mapping[str, Any]:
+    """What a user's own class sets in its file; nothing where that cannot be read, of which its import will tell."""
+    file = file_of(name, path)
+    try:
+        body = ast.parse(file.read_bytes()).body if file else []
+    except SyntaxError:
+        return {}
+    called = name.partition(":")[2]
+    cls = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == called), None)
+    return _values_of(cls) if cls else {}
 
 
 def _public_class(kind: str, name: str) -> ast.ClassDef:
@@ -211,9 +260,9 @@ def _default(value: ast.expr | None) -> Any:
 
 def revision(kind: str, name: str, plugins: Any) -> str | int:
     """What stands for a plug-in's code in a digest: its `revision`; a user's own class by its file's hash."""
-    if ":" in name and not name.startswith(("torchvision:", "timm:")):
-        own = user_function if kind == "metrics" else user_class
-        return source_hash(own(name, plugins.allow, plugins.path))
-    if name.startswith(("torchvision:", "timm:")):
+    if is_own(name):
+        found = (user_function if kind == "metrics" else user_class)(name, plugins.allow, plugins.path)
+        return source_hash(found)
+    if ":" in name:  # a library's
         return 1
     return int(getattr(load(kind, name), "revision", 1))

@@ -47,7 +47,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     shows.add_argument("--schema", action="store_true", help="JSON Schema of a config, for editors")
     shows.add_argument(
         "--list", nargs="+", metavar=("KIND", "NAME"),
-        help="losses, modifiers, strategies, models, datasets or metrics; losses NAME; taps MODEL [key=value ...]",
+        help="losses, modifiers, strategies, models, datasets or metrics; losses NAME; taps MODEL [key=value ...]; "
+        "template loss|modifier|strategy|model: a working file to edit",
     )  # fmt: skip
     shows.add_argument("--smoke", action="store_true", help="two real steps of every distinct stage, then stop")
     runs = parser.add_argument_group("run")

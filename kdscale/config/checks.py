@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from kdscale import plugins
@@ -12,6 +13,7 @@ from kdscale.config.evaluation_checks import check_evaluation, check_export
 from kdscale.config.reference_checks import check_order, check_references
 from kdscale.config.schema import Experiment, StageSpec, StudentConfig, TeacherRef, TermConfig
 from kdscale.config.stages import parse_reference, term_key
+from kdscale.own_code import is_own
 
 __all__ = ["check_trial"]
 
@@ -43,7 +45,7 @@ def check_trial(experiment: Experiment, stages: Mapping[str, StageSpec]) -> None
         _check_teachers(name, spec)
         _check_terms(name, spec)
         _check_drop(name, spec)
-        check_evaluation(spec, _check_dataset)
+        check_evaluation(spec, partial(_check_dataset, spec=spec))
         check_export(spec)
         _check_split_head(name, spec, stages)
         check_references(name, spec, stages)
@@ -141,7 +143,7 @@ def _check_terms(name: str, spec: StageSpec) -> None:
             _check_teacher(key, term, spec)
             _check_options(key, "losses", term.name, term.options)
             for modifier in term.modifiers:
-                _check_exists(f"{key}.modifiers.{modifier.name}", "modifiers", modifier.name)
+                _check_exists(f"{key}.modifiers.{modifier.name}", "modifiers", modifier.name, spec)
                 _check_options(f"{key}.modifiers.{modifier.name}", "modifiers", modifier.name, modifier.options)
     if not seen and spec.train.epochs and spec.strategy == "distill":
         raise KeyedError(f"{at}.losses", "a stage that trains needs a term, such as [{name: ce}]")
@@ -152,16 +154,20 @@ def _check_teacher(key: str, term: TermConfig, spec: StageSpec) -> None:
         raise KeyedError(
             f"{key}.teacher", f"{term.teacher} is no teacher of this stage{hint(term.teacher, spec.teachers)}"
         )
-    _check_exists(f"{key}.name", "losses", term.name)
+    _check_exists(f"{key}.name", "losses", term.name, spec)
     members = spec.teachers[term.teacher].mean if term.teacher is not None else None
     if members and term.taps is not None and term.taps.teacher:
         said = f"{term.teacher} is an ensemble, whose members differ in their features; listen to one of them"
         raise KeyedError(f"{key}.taps.teacher", f"{said} (teacher: {' or '.join(members)})")
     if term.taps is not None and term.taps.teacher and _hears_labels(term, spec):
         raise KeyedError(f"{key}.taps.teacher", "a virtual teacher has no features; listen to a network")
-    if term.teacher is None and plugins.needs_teacher(term.name) and len(spec.teachers) != 1:
+    if term.teacher is None and _hears(term, spec) and len(spec.teachers) != 1:
         have = f"this stage has {', '.join(spec.teachers)}" if spec.teachers else "this stage has none"
         raise KeyedError(key, f"{term.name} needs a teacher: set teacher: NAME ({have})")
+
+
+def _hears(term: TermConfig, spec: StageSpec) -> bool:
+    return plugins.needs_teacher(term.name, spec.plugins.path)
 
 
 def _hears_labels(term: TermConfig, spec: StageSpec) -> bool:
@@ -173,7 +179,7 @@ def _hears_labels(term: TermConfig, spec: StageSpec) -> bool:
 def _check_drop(name: str, spec: StageSpec) -> None:
     """What is dropped is chosen among the terms that hear a teacher, and something is left to learn from."""
     for pass_, terms in spec.passes.items() if spec.drop else ():
-        taught = [term for term in terms if plugins.needs_teacher(term.name)]
+        taught = [term for term in terms if _hears(term, spec)]
         others = [term for term in terms if term not in taught and term.weight != 0]
         if spec.drop > len(taught) or (spec.drop == len(taught) and not others):
             at = "" if list(spec.passes) == ["main"] else f" of pass {pass_}"
@@ -201,35 +207,39 @@ def _check_split_head(name: str, spec: StageSpec, stages: Mapping[str, StageSpec
 
 def _check_plugins(name: str, spec: StageSpec) -> None:
     at = f"stages.{name}"
-    _check_exists(f"{at}.strategy", "strategies", spec.strategy)
+    _check_exists(f"{at}.strategy", "strategies", spec.strategy, spec)
     _check_options(f"{at}.options", "strategies", spec.strategy, spec.options)
-    _check_dataset(f"{at}.data", spec.data.name, spec.data.options)
+    _check_dataset(f"{at}.data", spec.data.name, spec.data.options, spec)
     _check_model(f"{at}.student", spec.student, spec)
 
 
-def _check_dataset(at: str, name: str, options: Mapping[str, Any]) -> None:
-    _check_exists(f"{at}.name", "datasets", name)
+def _check_dataset(at: str, name: str, options: Mapping[str, Any], spec: StageSpec) -> None:
+    _check_exists(f"{at}.name", "datasets", name, spec)
     _check_options(f"{at}.options", "datasets", name, options)
 
 
 def _check_model(key: str, student: StudentConfig, spec: StageSpec) -> None:
-    place, colon, _ = student.model.partition(":")
-    if colon:
-        package = place.partition(".")[0]
-        if place not in ("torchvision", "timm") and package not in spec.plugins.allow:
-            raise KeyedError(
-                f"{key}.model",
-                f"{student.model}: {package} may not be imported; add it to plugins: {{allow: [{package}]}}",
-            )
+    if ":" in student.model:
+        _check_allowed(f"{key}.model", student.model, spec)
         return
-    _check_exists(f"{key}.model", "models", student.model)
+    _check_exists(f"{key}.model", "models", student.model, spec)
     _check_options(key, "models", student.model, student.arguments)
     if student.weights is not None and not student.weights.is_file():
         raise KeyedError(f"{key}.weights", f"no such file: {student.weights}")
 
 
-def _check_exists(key: str, kind: str, name: str) -> None:
-    if name not in plugins.available(kind):
+def _check_allowed(key: str, name: str, spec: StageSpec) -> None:
+    """A user's own code is imported later; here it is seen whether it may be."""
+    package = name.partition(":")[0].partition(".")[0]
+    if is_own(name) and package not in spec.plugins.allow:
+        said = f"{name}: {package} may not be imported; add it to plugins: {{allow: [{package}]}}"
+        raise KeyedError(key, said)
+
+
+def _check_exists(key: str, kind: str, name: str, spec: StageSpec) -> None:
+    if is_own(name) and kind in ("losses", "modifiers", "strategies"):
+        _check_allowed(key, name, spec)
+    elif name not in plugins.available(kind):
         raise KeyedError(key, f"there is no {_ONE_OF[kind]} {name}{hint(name, plugins.available(kind))}")
 
 

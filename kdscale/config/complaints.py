@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from kdscale.config.merging import Layer, index_of
+from kdscale.config.merging import Layer, called, index_of
 from kdscale.errors import ConfigError
 
 __all__ = ["KeyedError", "hint", "located", "validated"]
@@ -76,7 +76,7 @@ def _path(loc: tuple[int | str, ...], values: Any, *, missing: bool) -> list[str
             at = at[part]
         elif isinstance(at, list) and isinstance(part, int) and part < len(at):
             at = at[part]
-            path.append(str((at.get("id") or at.get("name") or part) if isinstance(at, dict) else part))
+            path.append(called(at) if isinstance(at, dict) and ("id" in at or "name" in at) else str(part))
         elif missing and depth == len(loc) - 1:
             path.append(str(part))
     return path

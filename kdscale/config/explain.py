@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from kdscale.config.merging import called
 from kdscale.config.schema import StageSpec
 
 __all__ = ["Difference", "default_of", "differences", "nearest"]
@@ -55,8 +56,6 @@ def default_of(key: str) -> Any:
 
 def _by_name(items: list[Any]) -> dict[str, Any]:
     return {
-        str(item.get("id") or item.get("name"))
-        if isinstance(item, Mapping) and ("id" in item or "name" in item)
-        else str(i): item
+        called(item) if isinstance(item, Mapping) and ("id" in item or "name" in item) else str(i): item
         for i, item in enumerate(items)
     }

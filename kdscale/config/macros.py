@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -32,10 +33,11 @@ from pydantic import Field, PositiveInt
 from kdscale import plugins
 from kdscale.config.complaints import KeyedError, hint, validated
 from kdscale.config.macro_sources import cited
-from kdscale.config.merging import Layer
+from kdscale.config.merging import Layer, called
 from kdscale.config.patches import flattened
-from kdscale.config.schema import CacheConfig, StudentConfig, TermConfig
+from kdscale.config.schema import CacheConfig, PluginsConfig, StudentConfig, TermConfig
 from kdscale.config.sections import Model
+from kdscale.own_code import is_own
 
 __all__ = ["MACROS", "ChainConfig", "DenseConfig", "GrowConfig", "expanded"]
 
@@ -103,6 +105,7 @@ def expanded(layer: Layer) -> Layer:
     sources: dict[str, str] = {}
     known: set[str] = set()
     cites: dict[str, str] = {}
+    own_code = validated(PluginsConfig, layer.values.get("plugins") or {}, "plugins").path
     for key, model in MACROS.items():
         section = layer.values.get(key)
         if section is None:
@@ -111,7 +114,8 @@ def expanded(layer: Layer) -> Layer:
         known |= macro.networks.keys()
         cites |= cited(key, macro.names())
         _check_path(key, macro, layer.values.get("stages"))
-        for stage in (one for one in _STAGES[key](macro, section["losses"]) if one.network in macro.networks):
+        every = _STAGES[key](macro, section["losses"], own_code)
+        for stage in (one for one in every if one.network in macro.networks):
             values, places = _written(stage, key, macro, section, layer)
             if made.get(stage.name, values) != values:
                 raise KeyedError(f"{key}.path", f"another macro makes a different stage {stage.name}: rename a network")
@@ -129,7 +133,8 @@ def expanded(layer: Layer) -> Layer:
 # --------------------------------------------------------------------------- the stages of each macro
 
 
-def _chain(macro: ChainConfig, losses: Terms) -> Iterator[_Stage]:
+def _chain(macro: ChainConfig, losses: Terms, own: Sequence[Path]) -> Iterator[_Stage]:
+    del own
     path = macro.names()
     for term in losses:
         _refuse_a_teacher("chain", term)
@@ -138,7 +143,7 @@ def _chain(macro: ChainConfig, losses: Terms) -> Iterator[_Stage]:
         yield _Stage(name, name, {"teacher": before}, list(enumerate(losses)))
 
 
-def _dense(macro: ChainConfig, losses: Terms) -> Iterator[_Stage]:
+def _dense(macro: ChainConfig, losses: Terms, own: Sequence[Path]) -> Iterator[_Stage]:
     assert isinstance(macro, DenseConfig)
     path = macro.names()
     for term in losses:
@@ -146,16 +151,16 @@ def _dense(macro: ChainConfig, losses: Terms) -> Iterator[_Stage]:
     yield _Stage(path[0], path[0])
     for count, name in enumerate(path[1:], start=1):
         guides = path[:count]
-        terms = [(i, copy) for i, term in enumerate(losses) for copy in _copies(term, guides, macro)]
+        terms = [(i, copy) for i, term in enumerate(losses) for copy in _copies(term, guides, macro, own)]
         drop = macro.drop if macro.drop < count else 0
         yield _Stage(name, name, dict(zip(guides, guides, strict=True)), terms, drop)
 
 
-def _grow(macro: ChainConfig, losses: Terms) -> Iterator[_Stage]:
+def _grow(macro: ChainConfig, losses: Terms, own: Sequence[Path]) -> Iterator[_Stage]:
     assert isinstance(macro, GrowConfig)
     teacher, *sizes = macro.names()
     for term in losses:
-        if _listens(term) and term.get("teacher") not in ("teacher", "previous"):
+        if _listens(term, own) and term.get("teacher") not in ("teacher", "previous"):
             raise KeyedError(f"grow.losses.{_id(term)}.teacher", "say teacher: teacher, or teacher: previous")
     yield _Stage(teacher, teacher)
     for number in range(1, macro.rounds + 1):
@@ -173,9 +178,9 @@ def _grow(macro: ChainConfig, losses: Terms) -> Iterator[_Stage]:
 _STAGES = {"chain": _chain, "dense": _dense, "grow": _grow}
 
 
-def _copies(term: dict[str, Any], guides: Sequence[str], macro: DenseConfig) -> Terms:
+def _copies(term: dict[str, Any], guides: Sequence[str], macro: DenseConfig, own: Sequence[Path]) -> Terms:
     """A term for each guide; one that listens to nobody once."""
-    if not _listens(term):
+    if not _listens(term, own):
         return [term]
     weight = term.get("weight", 1.0)
     if macro.normalise == "mean" and len(guides) > 1:
@@ -273,9 +278,10 @@ def _check_path(key: str, macro: ChainConfig, stages: Any) -> None:
             raise KeyedError(at, f"{name} is named twice; give its second training a network of another name")
 
 
-def _listens(term: Mapping[str, Any]) -> bool:
+def _listens(term: Mapping[str, Any], own: Sequence[Path]) -> bool:
     """Whether a term hears a teacher; of a loss that does not exist the check of terms tells."""
-    return term["name"] in plugins.available("losses") and plugins.needs_teacher(term["name"])
+    name = term["name"]
+    return (is_own(name) or name in plugins.available("losses")) and plugins.needs_teacher(name, own)
 
 
 def _refuse_a_teacher(key: str, term: Mapping[str, Any]) -> None:
@@ -289,4 +295,4 @@ def _refuse_a_schedule(at: str, weight: Any, what: str) -> None:
 
 
 def _id(term: Mapping[str, Any]) -> str:
-    return str(term.get("id") or term["name"])
+    return called(term)

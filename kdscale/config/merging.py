@@ -21,7 +21,7 @@ from typing import Any
 
 from kdscale.errors import ConfigError
 
-__all__ = ["Layer", "index_of", "merged"]
+__all__ = ["Layer", "called", "index_of", "merged"]
 
 _OPTIONS_OF = {"model": ("*",), "name": ("options", "root"), "strategy": ("options",)}
 """Which keys beside a choice are meant for that choice alone."""
@@ -89,7 +89,12 @@ def index_of(items: list[Any], part: str) -> int | None:
 
 
 def _names(items: list[Any]) -> list[str]:
-    return [str(item.get("id") or item.get("name")) if isinstance(item, dict) else str(item) for item in items]
+    return [called(item) if isinstance(item, dict) else str(item) for item in items]
+
+
+def called(item: Mapping[str, Any]) -> str:
+    """What an item of a list is called: its id, else its name; that of a user's own class without its module."""
+    return str(item.get("id") or str(item.get("name")).rpartition(":")[2])
 
 
 def _merge(under: Any, over: Any, at: str, sources: dict[str, str]) -> Any:

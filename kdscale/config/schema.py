@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from kdscale.config.evaluation import EvalConfig, Expectation, ExportConfig
+from kdscale.config.merging import called
 from kdscale.config.published import PublishedFigure
 from kdscale.config.sections import (
     AugmentConfig,
@@ -200,7 +201,7 @@ class TermConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _id_defaults_to_name(cls, raw: Any) -> Any:
-        return {**raw, "id": raw.get("id") or raw.get("name")} if isinstance(raw, dict) else raw
+        return {**raw, "id": called(raw)} if isinstance(raw, dict) and "name" in raw else raw
 
     @property
     def options(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -24,6 +25,8 @@ CHOSEN = ("losses", "modifiers")
 """Kinds of which a table helps to choose, and one plug-in can be asked about."""
 WIDTH = 100
 """Columns of the tables, where the terminal has as many."""
+TEMPLATES = ("loss", "modifier", "strategy", "model")
+"""Kinds of which a file to edit is printed."""
 LISTED = ("losses", "modifiers", "strategies", "models", "datasets", "metrics")
 
 
@@ -36,24 +39,26 @@ def schema() -> int:
 
 
 def plugins_of(words: Sequence[str]) -> int:
-    """Print the plug-ins of one kind, or a model's taps.
+    """Print the plug-ins of one kind, a model's taps, or a file to begin one's own with.
 
     Args:
-        words: `losses`, `losses NAME`, or `taps MODEL [KEY=VALUE ...]`, where keys are the model's arguments, or
-            `size`, `channels` and `classes` of the data.
+        words: `losses`, `losses NAME`, `template KIND`, or `taps MODEL [KEY=VALUE ...]`, where keys are the model's
+            arguments, or `size`, `channels` and `classes` of the data.
 
     Raises:
         ConfigError: no such kind.
     """
     if words[0] == "taps":
         return _taps(words[1:])
+    if words[0] == "template":
+        return _template(words[1:])
     if words[0] in CHOSEN and len(words) <= 2:
         _choose(*words)
         return 0
     if words[0] not in LISTED or len(words) > 1:
         raise ConfigError(
-            f"--list {' '.join(words)}: say one of {', '.join(LISTED)}, a name after the first two, or taps MODEL "
-            "[KEY=VALUE ...]"
+            f"--list {' '.join(words)}: say one of {', '.join(LISTED)}, a name after the first two, taps MODEL "
+            f"[KEY=VALUE ...], or template {'|'.join(TEMPLATES)}"
         )
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, line in plugins.describe(words[0]):
@@ -65,6 +70,17 @@ def plugins_of(words: Sequence[str]) -> int:
     if words[0] == "metrics":
         table.add_row("package.module:name", "your own function (plugins.path, plugins.allow)")
     Console().print(table)
+    return 0
+
+
+def _template(words: Sequence[str]) -> int:
+    """A working file, as it is: `launch/check.py` and two steps of training are tests of it."""
+    import kdscale
+
+    if len(words) != 1 or words[0] not in TEMPLATES:
+        raise ConfigError(f"--list template: of what? say one of {', '.join(TEMPLATES)}")
+    folder = Path(kdscale.__file__).parent / "contract" / "templates"
+    print((folder / f"{words[0]}.py").read_text(encoding="utf-8"), end="")  # noqa: T201
     return 0
 
 

@@ -118,7 +118,7 @@ def assemble(
         if ref.virtual is not None
     ]
     heard = {term.teacher for terms in passes.values() for term in terms} | {m for e in ensembles for m in e.shares}
-    return Assembled(network, strategy, teachers, ensembles, virtual, _own_rates(every), heard)
+    return Assembled(network, strategy, teachers, ensembles, virtual, _own_rates(spec), heard)
 
 
 def dry_backward(assembled: Assembled, info: DatasetInfo, size: int, where: str) -> tuple[list[str], int]:
@@ -197,12 +197,12 @@ def teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence
 
 def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
     spec = seen.spec
-    cls = plugins.load("losses", term.name)
+    cls = plugins.load("losses", term.name, spec.plugins)
     options = term.options
     if term.name in ("ce", "pixel_ce") and spec.train.label_smoothing:
         options = {"label_smoothing": spec.train.label_smoothing, **options}
     config = plugin_config(cls, options, where)
-    teacher = _teacher_of(term, cls, list(spec.teachers), where)
+    teacher = _teacher_of(term, cls, spec, where)
     student_taps = term.taps.student if term.taps else []
     teacher_taps = term.taps.teacher if term.taps else []
     if "features" in cls.needs and not student_taps:
@@ -220,7 +220,7 @@ def _term(term: TermConfig, where: str, seen: _Seen) -> Term:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("init", spec.seed, f"terms.{term.id}"))
         loss = cls(config, shapes)
-        modifiers = [_modifier(m, shapes, where) for m in term.modifiers]
+        modifiers = [_modifier(m, shapes, where, spec) for m in term.modifiers]
     refuse_modifiers(modifiers, term, loss, spec, where)
     weight = weight_schedule(term.weight, seen.total_steps)
     return Term(term.id, loss, weight, teacher, modifiers, student_at, teacher_at, cls.temperatures(config))
@@ -241,32 +241,33 @@ def _passes(spec: StageSpec, seen: _Seen) -> dict[str, list[Term]]:
 
 
 def _strategy(spec: StageSpec, student: Network, passes: Mapping[str, Sequence[Term]], stage: StageParts) -> Strategy:
-    cls: type[Strategy] = plugins.load("strategies", spec.strategy)
+    cls: type[Strategy] = plugins.load("strategies", spec.strategy, spec.plugins)
     return cls.build(student, passes, plugin_config(cls, spec.options, f"stages.{spec.name}.options"), stage)
 
 
-def _teacher_of(term: TermConfig, cls: type[Loss], teachers: list[str], where: str) -> str | None:
+def _teacher_of(term: TermConfig, cls: type[Loss], spec: StageSpec, where: str) -> str | None:
     """A term's teacher; the only one when it names none."""
-    if not (cls.needs_teacher or any(plugins.load("modifiers", m.name).needs_teacher for m in term.modifiers)):
+    modifiers = [plugins.load("modifiers", modifier.name, spec.plugins) for modifier in term.modifiers]
+    if not any(part.needs_teacher for part in (cls, *modifiers)):
         return None
     if term.teacher is not None:
         return term.teacher
-    if len(teachers) != 1:
-        have = ", ".join(teachers) or "none"
+    if len(spec.teachers) != 1:
+        have = ", ".join(spec.teachers) or "none"
         raise ConfigError(f"{where}: {term.name} needs a teacher: set teacher: NAME (this stage has: {have})")
-    return teachers[0]
+    return next(iter(spec.teachers))
 
 
-def _modifier(config: ModifierConfig, shapes: Shapes, where: str) -> Modifier:
-    cls = plugins.load("modifiers", config.name)
+def _modifier(config: ModifierConfig, shapes: Shapes, where: str, spec: StageSpec) -> Modifier:
+    cls = plugins.load("modifiers", config.name, spec.plugins)
     modifier: Modifier = cls(plugin_config(cls, config.options, f"{where}.modifiers.{config.name}"), shapes)
     return modifier
 
 
-def _own_rates(terms: Sequence[TermConfig]) -> dict[str, OwnRate]:
+def _own_rates(spec: StageSpec) -> dict[str, OwnRate]:
     found: dict[str, OwnRate] = {}
-    for term in terms:
-        found |= own_rates(term, plugins.load("losses", term.name).undecayed)
+    for term in spec.terms:
+        found |= own_rates(term, plugins.load("losses", term.name, spec.plugins).undecayed)
     return found
 
 

@@ -86,7 +86,7 @@ def need_of(
     assert cache.record != "auto"
     sparse = cache.record == "topk"
     residual = cache.residual if sparse and cache.residual != "auto" else "uniform"
-    temperatures = {1.0, *(t for term in _listening(spec, role) for t in [_temperature(term)])}
+    temperatures = {1.0, *(t for term in _listening(spec, role) for t in [_temperature(term, spec)])}
     layout = Layout(
         classes=info.classes, kind=cache.record, k=cache.k if sparse else 0,
         residual=residual, draws=cache.draws if residual == "sampled" else 0,
@@ -103,7 +103,7 @@ def _listening(spec: StageSpec, role: str) -> list[TermConfig]:
     only = len(spec.teachers) == 1
     names = {role, *(name for name, ref in spec.teachers.items() if role in (ref.mean or []))}
     found = spec.terms
-    return [t for t in found if t.teacher in names or (only and t.teacher is None and _listens(t))]
+    return [t for t in found if t.teacher in names or (only and t.teacher is None and _listens(t, spec))]
 
 
 def doubts(layout: Layout) -> Iterator[str]:
@@ -149,38 +149,38 @@ def _refuse(spec: StageSpec, role: str, cache: CacheConfig, terms: Iterable[tupl
             )
         if taps and not cache.pooled:
             raise ConfigError(f"{at}.taps: set stages.{spec.name}.teachers.{role}.cache.pooled: true to keep them")
-        if cache.record == "topk" and (reader := _reads_logits(term)):
+        if cache.record == "topk" and (reader := _reads_logits(term, spec)):
             raise ConfigError(
                 f"{at}: {reader} compares logits as they are, of which the cache of {role} holds {cache.k}; set "
                 f"stages.{spec.name}.teachers.{role}.cache.record: dense"
             )
 
 
-def _reads_logits(term: TermConfig) -> str:
+def _reads_logits(term: TermConfig, spec: StageSpec) -> str:
     """Who in a term reads more of the teacher's logits than probabilities at its temperature; empty where nobody."""
-    loss = _loss(term)
+    loss = _loss(term, spec)
     if "logits" in loss.needs and loss.reads == "logits" and loss.needs_teacher:
         return term.name
-    found = zip(term.modifiers, _modifiers(term), strict=True)
+    found = zip(term.modifiers, _modifiers(term, spec), strict=True)
     return next((modifier.name for modifier, cls in found if cls.reads == "logits"), "")
 
 
-def _listens(term: TermConfig) -> bool:
+def _listens(term: TermConfig, spec: StageSpec) -> bool:
     """Whether a term that names no teacher hears the only one."""
-    return _loss(term).needs_teacher or any(cls.needs_teacher for cls in _modifiers(term))
+    return _loss(term, spec).needs_teacher or any(cls.needs_teacher for cls in _modifiers(term, spec))
 
 
-def _modifiers(term: TermConfig) -> list[type[Modifier]]:
-    return [plugins.load("modifiers", modifier.name) for modifier in term.modifiers]
+def _modifiers(term: TermConfig, spec: StageSpec) -> list[type[Modifier]]:
+    return [plugins.load("modifiers", modifier.name, spec.plugins) for modifier in term.modifiers]
 
 
-def _temperature(term: TermConfig) -> float:
-    loss = _loss(term)
+def _temperature(term: TermConfig, spec: StageSpec) -> float:
+    loss = _loss(term, spec)
     return loss.temperatures(plugin_config(loss, term.options, f"losses.{term.id}"))[0]
 
 
-def _loss(term: TermConfig) -> type[Loss]:
-    found: type[Loss] = plugins.load("losses", term.name)
+def _loss(term: TermConfig, spec: StageSpec) -> type[Loss]:
+    found: type[Loss] = plugins.load("losses", term.name, spec.plugins)
     return found
 
 

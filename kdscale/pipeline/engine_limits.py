@@ -22,7 +22,7 @@ def refuse_what_the_engine_cannot_run(spec: StageSpec) -> None:
     at, engine = f"stages.{spec.name}", spec.engine
     if engine.name == "deepspeed" and find_spec("deepspeed") is None:
         raise ConfigError(f"{at}.engine.name: deepspeed is not installed; ./install.sh deepspeed brings it")
-    strategy: type[Strategy] = plugins.load("strategies", spec.strategy)
+    strategy: type[Strategy] = plugins.load("strategies", spec.strategy, spec.plugins)
     if engine.zero_stage > strategy.most_zero_stage:
         raise ConfigError(
             f"{at}.engine.zero_stage: strategy {spec.strategy} runs up to {strategy.most_zero_stage}, "
@@ -39,6 +39,6 @@ def refuse_what_the_engine_cannot_run(spec: StageSpec) -> None:
 def _needing_input_gradients(spec: StageSpec) -> Iterable[str]:
     for terms in spec.passes.values():
         for term in terms:
-            loss: type[Loss] = plugins.load("losses", term.name)
+            loss: type[Loss] = plugins.load("losses", term.name, spec.plugins)
             if loss.needs_input_grad:
                 yield term.id

@@ -25,7 +25,7 @@ def _for_images(spec: StageSpec) -> Iterator[tuple[str, str]]:
         yield f"stages.{spec.name}.expect.miou", f"{spec.data.name} has one label an image: say top1"
     for pass_, terms in spec.passes.items():
         for term in terms:
-            if _loss(term.name).dense:
+            if _loss(term.name, spec).dense:
                 said = f"{term.name} compares pixels, and {spec.data.name} has one label an image"
                 yield term_key(spec, spec.name, pass_, term.id), said
 
@@ -46,14 +46,14 @@ def _for_pixels(spec: StageSpec) -> Iterator[tuple[str, str]]:
         yield from _of_teacher(f"{at}.teachers.{role}", ref)
     for pass_, terms in spec.passes.items():
         for term in terms:
-            yield from _of_term(term_key(spec, spec.name, pass_, term.id), term)
+            yield from _of_term(term_key(spec, spec.name, pass_, term.id), term, spec)
 
 
-def _of_term(at: str, term: TermConfig) -> Iterator[tuple[str, str]]:
+def _of_term(at: str, term: TermConfig, spec: StageSpec) -> Iterator[tuple[str, str]]:
     if term.modifiers:
         yield f"{at}.modifiers", "they take logits (B, C), and this data labels pixels; leave them out"
-    if not _takes_maps(_loss(term.name)):
-        said = f"{term.name} takes logits (B, C), and this data labels pixels; losses for these: {_for_maps()}"
+    if not _takes_maps(_loss(term.name, spec)):
+        said = f"{term.name} takes logits (B, C), and this data labels pixels; losses for these: {_for_maps(spec)}"
         yield at, said
 
 
@@ -65,8 +65,8 @@ def _of_teacher(at: str, ref: TeacherRef) -> Iterator[tuple[str, str]]:
         yield f"{at}.from", "snapshots by accuracy are for labels of images; take @best, the highest mIoU"
 
 
-def _loss(name: str) -> type[Loss]:
-    loss: type[Loss] = plugins.load("losses", name)
+def _loss(name: str, spec: StageSpec) -> type[Loss]:
+    loss: type[Loss] = plugins.load("losses", name, spec.plugins)
     return loss
 
 
@@ -74,5 +74,5 @@ def _takes_maps(loss: type[Loss]) -> bool:
     return loss.dense or loss.needs == {"features"}
 
 
-def _for_maps() -> str:
-    return ", ".join(name for name in plugins.available("losses") if _takes_maps(_loss(name)))
+def _for_maps(spec: StageSpec) -> str:
+    return ", ".join(name for name in plugins.available("losses") if _takes_maps(_loss(name, spec)))

@@ -26,7 +26,7 @@ def ask_for_pixels(
         ConfigError: the teacher is a cache or an ensemble, or the student is compiled; with the key path.
     """
     for term in terms:
-        loss: type[Loss] = plugins.load("losses", term.name)
+        loss: type[Loss] = plugins.load("losses", term.name, spec.plugins)
         if loss.needs_input_grad:
             student.input_grad = True
             at = f"stages.{spec.name}.losses.{term.id}: {term.name} differentiates by the input"

@@ -34,6 +34,7 @@ from kdscale.pipeline.planned import Plan, PlannedStage, PlannedTrial, label_of
 from kdscale.pipeline.references import in_depth, in_order, parents_first, parents_of
 from kdscale.pipeline.reuse import judge
 from kdscale.pipeline.transfer import refuse_labels
+from kdscale.pipeline.used_plugins import import_own, revisions_of
 
 __all__ = ["Plan", "PlannedStage", "PlannedTrial", "Planner", "make_plan"]
 
@@ -106,6 +107,7 @@ class Planner:
 
     def _stage(self, raw: StageSpec, known: Mapping[str, str]) -> str:
         spec = self._resolved(raw)
+        import_own(spec)
         refuse_what_the_engine_cannot_run(spec)
         parents = parents_of(spec, known)
         key = json.dumps([spec.model_dump(mode="json", by_alias=True), parents], sort_keys=True, default=str)
@@ -117,7 +119,7 @@ class Planner:
         refuse_what_the_cache_cannot_give(spec)
         refuse_labels(spec, info)
         digest = stage_digest(
-            spec, parents=parents, fingerprint=data_identity(spec.data, fingerprint), revisions=_revisions(spec)
+            spec, parents=parents, fingerprint=data_identity(spec.data, fingerprint), revisions=revisions_of(spec)
         )
         for parent, selector in parents.values():
             self._want(parent, selector, spec)
@@ -271,14 +273,3 @@ class Planner:
 
 def _validates(spec: StageSpec) -> bool:
     return spec.data.val_fraction > 0 and spec.train.epochs > 0
-
-
-def _revisions(spec: StageSpec) -> dict[str, str | int]:
-    """The revision of each plug-in that the stage uses; a user's own class counts by the hash of its file."""
-    found: dict[str, str | int] = {}
-    terms = spec.terms
-    used = [("losses", t.name) for t in terms] + [("modifiers", m.name) for t in terms for m in t.modifiers]
-    used += [("strategies", spec.strategy), ("datasets", spec.data.name), ("models", spec.student.model)]
-    for kind, name in used:
-        found[f"{kind}.{name}"] = plugins.revision(kind, name, spec.plugins)
-    return found

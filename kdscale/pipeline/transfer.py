@@ -44,12 +44,12 @@ def _readers(spec: StageSpec) -> Iterator[tuple[str, str]]:
             yield f"{at}.cache.record", "topk keeps what the teacher says of the label (set record: dense)"
     for pass_, terms in spec.passes.items():
         for term in terms:
-            yield from _of_term(term, term_key(spec, spec.name, pass_, term.id))
+            yield from _of_term(term, spec, term_key(spec, spec.name, pass_, term.id))
 
 
-def _of_term(term: TermConfig, at: str) -> Iterator[tuple[str, str]]:
-    if "labels" in plugins.load("losses", term.name).needs:
+def _of_term(term: TermConfig, spec: StageSpec, at: str) -> Iterator[tuple[str, str]]:
+    if "labels" in plugins.load("losses", term.name, spec.plugins).needs:
         yield at, f"{term.name} compares with the labels"
     for modifier in term.modifiers:
-        if plugins.load("modifiers", modifier.name).judges_labels:
+        if plugins.load("modifiers", modifier.name, spec.plugins).judges_labels:
             yield f"{at}.modifiers.{modifier.name}", "it asks whether the teacher is right"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from kdscale.contract.source import bare_draws, dotted, is_bare_draw
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "kdscale").rglob("*.py"))
 SCRIPTS = sorted((ROOT / "launch").glob("*.py"))
@@ -43,15 +45,6 @@ def imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def dotted(node: ast.expr) -> str:
-    """`np.random.rand` of an expression made of names and attributes, else with a leading dot."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id if isinstance(node, ast.Name) else "", *reversed(parts)])
 
 
 @pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=name_of)
@@ -94,24 +87,10 @@ def test_models_import_torch_only(path: Path) -> None:
 
 # --------------------------------------------------------------------------- randomness
 
-DRAWS = re.compile(
-    r"(torch|F|functional|nn\.functional)\.(rand|randn|randint|randperm|normal|bernoulli|multinomial|poisson|rand_like"
-    r"|randn_like|randint_like|gumbel_softmax|dropout\w*)|(np|numpy)\.random\..*|os\.urandom"
-    r"|.*\.(normal_|uniform_|random_|bernoulli_|exponential_|log_normal_|cauchy_|geometric_)"
-)
-
-
-def is_bare_draw(call: ast.Call) -> bool:
-    seeded = any(k.arg == "generator" for k in call.keywords)
-    name = dotted(call.func)
-    by_initialiser = name.startswith(("init.", "nn.init.", "torch.nn.init."))  # nn/build.py seeds what they read
-    return bool(DRAWS.fullmatch(name)) and not seeded and not by_initialiser
-
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_no_bare_random_draws(path: Path) -> None:
-    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
-    found = [f"{name_of(path)}:{c.lineno}: {dotted(c.func)}" for c in calls if is_bare_draw(c)]
+    found = [f"{name_of(path)}:{line}: {what}" for line, what in bare_draws(path)]
     assert not found, f"draw through kdscale/draws.py, or pass a generator seeded from it: {found}"
 
 
@@ -120,6 +99,7 @@ def test_no_bare_random_draws(path: Path) -> None:
     [
         ("torch.rand(3)", True),
         ("np.random.default_rng(0)", True),
+        ("random.random()", True),
         ("x.normal_(0, 1)", True),
         ("torch.randperm(5, generator=g)", False),
         ("nn.init.normal_(x)", False),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +12,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 from kdscale import plugins
-from kdscale.api import Batch, Loss, Modifier, Outputs, PluginConfig, Shapes, Strategy
+from kdscale.api import Loss, Modifier, PluginConfig, Strategy
 from kdscale.config.macro_sources import cited
+from kdscale.config.schema import PluginsConfig
+from kdscale.contract.checks import Check, Skipped
+from kdscale.contract.losses import LOSS_CHECKS, LossSubject
+from kdscale.contract.models import MODEL_CHECKS, ModelSubject
+from kdscale.contract.modifiers import MODIFIER_CHECKS, ModifierSubject
+from kdscale.contract.probes import LAYOUTS
+from kdscale.contract.strategies import STRATEGY_CHECKS, TEACHER, StrategySubject
 from tests.bibtex import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +33,7 @@ BASES: dict[str, type] = {
     "teachers": object,
 }  # fmt: skip
 WITH_SOURCE = {"losses", "modifiers", "models"}
-SIZE, CLASSES = 6, 5
+FITNET = {"name": "fitnet", "regressor": "none", "taps": {"student": ["stage2"], "teacher": ["stage2"]}}
 
 
 def names(kind: str) -> list[str]:
@@ -124,101 +129,75 @@ def _plugin_names(node: Any) -> list[str]:
     return [n for v in node for n in _plugin_names(v)] if isinstance(node, list) else []
 
 
-# --------------------------------------------------------------------------- losses
+# --------------------------------------------------------------------------- the contract, which users' own keep too
 
 
-@dataclass(frozen=True)
-class Probe(Outputs):
-    """An answer whose gradients can be looked at."""
-
-    leaves: list[Tensor] = field(default_factory=list)
-    """Behind the logits, and each feature."""
-
-
-def probe(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Probe, Probe, Batch]:
-    """A student's and a teacher's answers to one batch: logits, two maps and a pooled feature on each side."""
-    rng = torch.Generator().manual_seed(seed)
-
-    def outputs() -> Probe:
-        shapes = [(SIZE, CLASSES), (SIZE, 4, 6, 6), (SIZE, 8, 3, 3), (SIZE, 8)]
-        drawn = [torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
-        pixels, slopes = (torch.rand(n, 64, generator=rng, dtype=torch.float64).to(dtype) for n in (SIZE, CLASSES))
-        pixels.requires_grad_()
-        return Probe(drawn[0] + pixels @ slopes.T, drawn[1:], pixels, drawn)
-
-    labels = torch.randint(0, CLASSES, (SIZE,), generator=rng)
-    images = torch.zeros(SIZE, 1, 8, 8, dtype=torch.uint8)
-    return outputs(), outputs(), Batch(images, labels, torch.arange(SIZE), view=0)
+def hold(check: Check[Any], subject: Any) -> None:
+    try:
+        check.run(subject)
+    except Skipped as why:
+        pytest.skip(str(why))
 
 
-def build(name: str, dtype: torch.dtype = torch.float64) -> Loss:
-    """A loss with its default options for what `probe` answers."""
-    plugin = plugins.load("losses", name)
-    student, teacher, _ = probe()
-    shapes = Shapes(
-        classes=CLASSES,
-        student=[tuple(f.shape[1:]) for f in student.features],
-        teacher=[tuple(f.shape[1:]) for f in teacher.features],
-        train_rows=100,
-    )
-    torch.manual_seed(0)
-    loss: Loss = plugin(plugin.Config(), shapes)
-    return loss.to(dtype)
+def source_of(kind: str, name: str) -> Path:
+    return ROOT / "kdscale" / kind / f"{name}.py"
 
 
-def row(outputs: Outputs, i: int) -> Outputs:
-    return Outputs(outputs.logits[i : i + 1], [f[i : i + 1] for f in outputs.features])
+def promise(check: Check[Any]) -> str:
+    return check.promise
+
+
+@pytest.mark.parametrize("check", LOSS_CHECKS, ids=promise)
+@pytest.mark.parametrize("name", names("losses"))
+def test_every_loss_keeps_the_contract(name: str, check: Check[LossSubject]) -> None:
+    hold(check, LossSubject(plugins.load("losses", name), source_of("losses", name), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", names("losses"))
-class TestEveryLoss:
-    def test_returns_a_value_a_sample_if_and_only_if_it_says_so(self, name: str) -> None:
-        loss = build(name)
-        assert loss(*probe()).shape == ((SIZE,) if loss.per_sample else ())
-        assert not (loss.per_sample and loss.relational)
+def test_every_loss_takes_the_first_layout_of_taps(name: str) -> None:
+    assert LossSubject(plugins.load("losses", name), source_of("losses", name)).features == LAYOUTS[0]
 
-    def test_a_sample_alone_has_the_value_it_has_in_the_batch(self, name: str) -> None:
-        loss = build(name)
-        if not loss.per_sample:
-            pytest.skip("its value belongs to the batch")
-        if loss.needs_input_grad:
-            pytest.skip("a sample is no part of the graph that it can be differentiated by: its own test looks")
-        student, teacher, batch = probe()
-        loss(student, teacher, batch)  # a stateful loss starts its state
-        loss.eval()
-        together = loss(student, teacher, batch)
-        for i in range(SIZE):
-            only = replace(
-                batch, images=batch.images[i : i + 1], labels=batch.labels[i : i + 1], rows=batch.rows[i : i + 1]
-            )
-            torch.testing.assert_close(loss(row(student, i), row(teacher, i), only)[0], together[i])
 
-    def test_gradients_reach_the_student_and_never_the_teacher(self, name: str) -> None:
-        student, teacher, batch = probe()
-        build(name)(student, teacher, batch).sum().backward()
-        grads = [t.grad for t in student.leaves if t.grad is not None]
-        assert grads
-        assert all(torch.isfinite(g).all() for g in grads)
-        assert sum(float(g.abs().sum()) for g in grads) > 0
-        assert all(t.grad is None for t in teacher.leaves)
+@pytest.mark.parametrize("check", MODIFIER_CHECKS, ids=promise)
+@pytest.mark.parametrize("name", names("modifiers"))
+def test_every_modifier_keeps_the_contract(name: str, check: Check[ModifierSubject]) -> None:
+    hold(check, ModifierSubject(plugins.load("modifiers", name), source_of("modifiers", name)))
 
-    def test_stays_finite_and_in_float32_on_bf16_outputs(self, name: str) -> None:
-        student, teacher, batch = probe(dtype=torch.bfloat16)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            values = build(name, torch.float32)(student, teacher, batch)
-        values.sum().backward()
-        assert values.dtype == torch.float32
-        assert torch.isfinite(values).all()
-        assert all(torch.isfinite(t.grad).all() for t in student.leaves if t.grad is not None)
 
-    def test_declares_what_it_needs(self, name: str) -> None:
-        loss = build(name)
-        student, teacher, batch = probe()
-        if not loss.needs_teacher:
-            torch.testing.assert_close(loss(student, None, batch), loss(student, teacher, batch))
-        if "features" not in loss.needs:
-            without = loss(replace(student, features=[]), replace(teacher, features=[]), batch)
-            torch.testing.assert_close(without, loss(student, teacher, batch))
-        if "labels" not in loss.needs:
-            other = replace(batch, labels=(batch.labels + 1) % CLASSES)
-            torch.testing.assert_close(loss(student, teacher, other), loss(student, teacher, batch))
+STAGES: dict[str, dict[str, Any]] = {
+    "distill": {},
+    "one": {
+        "options": {"branches": 2, "split_at": "stage2"},
+        "stage": {"teachers": {}, "passes": {"main": [{"name": "ce"}]}},
+        "trained": ("head", "stage3"),
+    },
+    "iakd": {"stage": {"passes": {"main": [{"name": "ce"}]}}},
+    "split_head": {
+        "stage": {
+            "student": TEACHER | {"split_head": {"split_at": "stage2", "channels": 2, "size": 4}},
+            "passes": {"main": [FITNET]},
+        },
+        "trained": ("stage2",),
+    },
+}
+"""Strategies with the stage that each is for."""
+
+
+@pytest.mark.parametrize("check", STRATEGY_CHECKS, ids=promise)
+@pytest.mark.parametrize("name", names("strategies"))
+def test_every_strategy_keeps_the_contract(name: str, check: Check[StrategySubject]) -> None:
+    cls = plugins.load("strategies", name)
+    hold(check, StrategySubject(cls, source_of("strategies", name), name, **STAGES[name]))
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {"resnet_cifar": {"depth": 8}, "wrn": {"depth": 10, "widen": 1}}
+
+
+@pytest.mark.parametrize("check", MODEL_CHECKS, ids=promise)
+@pytest.mark.parametrize("name", names("models"))
+def test_every_model_keeps_the_contract(name: str, check: Check[ModelSubject]) -> None:
+    cls, options = plugins.load("models", name), ARGUMENTS.get(name, {})
+    hold(
+        check,
+        ModelSubject(cls, source_of("models", name), name, PluginsConfig(), options, per_pixel=name == "segmentation"),
+    )

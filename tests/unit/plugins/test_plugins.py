@@ -84,7 +84,7 @@ def test_a_users_class_is_imported_where_it_is_allowed(birds: Path) -> None:
     [
         ("birds.nets:TinyNet", [], r"birds may not be imported; add it to plugins\.allow: \[birds\]"),
         ("birds.nests:TinyNet", ["birds"], "No module named 'birds.nests'; looked in plugins.path"),
-        ("birds.nets:TinyNt", ["birds"], "has no attribute 'TinyNt'"),
+        ("birds.nets:TinyNt", ["birds"], r"nets.py has no class TinyNt; did you mean TinyNet\?"),
         ("birds.nets:VALUE", ["birds"], "is a int, not a class"),
         ("birds.broken:Net", ["birds"], "importing birds.broken fails: ZeroDivisionError"),
         ("birds.nets:", ["birds"], "say package.module:Class"),
@@ -123,3 +123,38 @@ def test_revisions_of_kdscales_own(kind: str) -> None:
     for name in plugins.available(kind):
         assert plugins.revision(kind, name, PluginsConfig()) == plugins.load(kind, name).revision
     assert plugins.revision("models", "timm:vit_tiny_patch16_224", PluginsConfig()) == 1
+
+
+# --------------------------------------------------------------------------- a user's own losses
+
+
+LOSSES = """
+from kdscale.api import Loss
+class Focal(Loss):
+    pass
+class Lonely(Loss):
+    needs_teacher = False
+"""
+
+
+@pytest.fixture
+def losses(birds: Path) -> PluginsConfig:
+    (birds / "birds" / "losses.py").write_text(LOSSES)
+    return PluginsConfig(path=[birds], allow=["birds"])
+
+
+def test_a_users_loss_is_loaded_as_a_class_of_its_kind(losses: PluginsConfig) -> None:
+    assert plugins.load("losses", "birds.losses:Focal", losses).__name__ == "Focal"
+    with pytest.raises(PluginError, match=r"birds.losses:Focal is none of the modifiers: derive it from .*Modifier"):
+        plugins.load("modifiers", "birds.losses:Focal", losses)
+    with pytest.raises(PluginError, match="birds may not be imported"):
+        plugins.load("losses", "birds.losses:Focal")
+    with pytest.raises(PluginError, match="datasets are kdscale's own"):
+        plugins.load("datasets", "birds.losses:Focal", losses)
+
+
+def test_whether_a_users_loss_listens_is_read_from_its_file(losses: PluginsConfig) -> None:
+    assert plugins.needs_teacher("birds.losses:Focal", losses.path)
+    assert not plugins.needs_teacher("birds.losses:Lonely", losses.path)
+    assert plugins.needs_teacher("birds.losses:Lonely", [])
+    assert not [name for name in sys.modules if name.startswith("birds")]
