@@ -1,6 +1,6 @@
 """What the documentation shows: fences, commands and options, read as a reader would.
 
-A fence of commands is run by tests/e2e/test_documented_commands.py as it stands (info `console`), or a comment
+A fence of commands is run by tests/e2e/test_documented_commands.py as it stands (info `bash`), or a comment
 above it says why not: `<!-- needs: a cluster -->`, or `<!-- run by: tests/... -->` where another test runs it.
 `<!-- exits 2 -->` says how it ends. `<!-- all commands need: a cluster -->` speaks for a whole page.
 """

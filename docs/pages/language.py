@@ -117,10 +117,11 @@ def words(value: Mapping[str, Any], places: Mapping[str, str]) -> str:
     if choices:
         return " or ".join(dict.fromkeys(words(one, places) for one in choices))
     if value.get("type") == "array":
-        return f"list of {words(value['items'], places)}" if isinstance(value.get("items"), dict) else "list"
+        inner = value.get("items")
+        return f"list, each {words(inner, places)}" if isinstance(inner, dict) else "list"
     if value.get("type") == "object":
         inner = value.get("additionalProperties")
-        return f"mapping of names to {words(inner, places)}" if isinstance(inner, dict) else "mapping"
+        return f"mapping, each {words(inner, places)}" if isinstance(inner, dict) else "mapping"
     bounds = [f"{said} {value[bound]:g}" for bound, said in BOUNDS.items() if bound in value]
     return " ".join([KINDS.get(value.get("type", ""), "anything"), ", ".join(bounds)]).strip()
 

@@ -63,9 +63,9 @@ def test_every_fence_of_commands_is_run_or_says_what_it_needs(fence: Fence) -> N
         for name in fence.mark.removeprefix("run by: ").split(", "):
             assert (ROOT / name).is_file(), f"{place(fence)}: no {name}"
         return
-    runs = fence.info == "console" and fence.mark in ("", "exits 2")
+    runs = fence.info == "bash" and fence.mark in ("", "exits 2")
     assert runs or whole_page or fence.mark.startswith("needs: "), (
-        f"{place(fence)}: write ```console and tests/e2e/test_documented_commands.py runs it, or put "
+        f"{place(fence)}: write ```bash and tests/e2e/test_documented_commands.py runs it, or put "
         "<!-- needs: a cluster --> or <!-- run by: tests/... --> above it"
     )
     if runs:

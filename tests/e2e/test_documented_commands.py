@@ -17,7 +17,7 @@ FIRST = "docs/first-sweep.md"
 """Makes what the commands of other pages look at."""
 SMALLER = {"limit: 2000, limit_test: 1000": "limit: 300, limit_test: 100"}
 RUN = sorted(
-    (fence for fence in fences() if fence.info == "console" and fence.commands and fence.mark in ("", "exits 2")),
+    (fence for fence in fences() if fence.info == "bash" and fence.commands and fence.mark in ("", "exits 2")),
     key=lambda fence: fence.page != FIRST,
 )
 
