@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import runpy
 import shlex
 import sys
@@ -15,6 +16,8 @@ from tests.documented import ROOT, Fence, fences
 
 FIRST = "docs/first-sweep.md"
 """Makes what the commands of other pages look at."""
+FIGURE = re.compile(r"^$|\d|runs|Hidden at")
+"""What differs from run to run, and between this machine and that of the page."""
 SMALLER = {"limit: 2000, limit_test: 1000": "limit: 300, limit_test: 100"}
 RUN = sorted(
     (fence for fence in fences() if fence.info == "bash" and fence.commands and fence.mark in ("", "exits 2")),
@@ -46,11 +49,25 @@ def place(fence: Fence) -> str:
 
 @pytest.mark.parametrize("fence", RUN, ids=place)
 def test_a_command_does_what_the_page_says(fence: Fence, folder: Path) -> None:
+    heard = []
     for command in fence.commands:
         code, said = given(command, folder)
         assert code == (2 if fence.mark == "exits 2" else 0), f"{command}\n{said}"
         assert "Traceback" not in said
         assert said.strip(), f"{command} says nothing"
+        heard += lines(said)
+    assert not [line for line in lines(screen_of(fence)) if not FIGURE.search(line) and line not in heard]
+
+
+def screen_of(fence: Fence) -> str:
+    """What the page shows right behind the commands as what comes out."""
+    behind = fences()[fences().index(fence) + 1]
+    return behind.text if behind.info == "text" and behind.page == fence.page else ""
+
+
+def lines(screen: str) -> list[str]:
+    """Its lines, whatever the width of columns."""
+    return [" ".join(line.split()) for line in screen.splitlines()]
 
 
 def test_the_first_sweep_left_what_its_page_shows(folder: Path) -> None:
@@ -74,7 +91,7 @@ def _as_typed(words: list[str], folder: Path, heard: Path) -> None:
     assert python == "python", words
     os.setsid()
     os.chdir(folder)
-    os.environ.update(COLUMNS="110", XDG_CONFIG_HOME=str(folder / "none"))
+    os.environ.update(COLUMNS="100", XDG_CONFIG_HOME=str(folder / "none"))
     for variable in ("KDSCALE_RUNS", "KDSCALE_REUSE"):
         os.environ.pop(variable, None)
     with heard.open("w") as file:
