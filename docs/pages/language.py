@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from docs.pages.markdown import table
+from docs.pages.markdown import prose, table
+from kdscale.config.macros import MACROS
 from kdscale.config.schema import StageSpec
 from kdscale.config.show import json_schema
 from kdscale.jobs.slurm.profile import Profile
@@ -31,7 +32,8 @@ nearest one.
 """
 ALIASES = {"losses": "passes", "init_skip": "init_from"}
 """Keys of a stage as the user writes it, by what they become in the stage that is hashed."""
-BY_ITS_KEYS = {"train", "data", "stages", "teachers", "losses", "passes", "student", "chain", "dense", "grow"}
+EXPANDED = {macro.__name__ for macro in MACROS.values()}
+BY_ITS_KEYS = {"train", "data", "stages", "teachers", "losses", "passes", "student"}
 BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
 KINDS = {"string": "text", "number": "number", "integer": "whole number", "boolean": "true or false", "null": "null"}
 
@@ -52,7 +54,7 @@ def page() -> str:
 def profile() -> str:
     """The keys of a site's profile."""
     rows = [
-        [f"`{key}`", words(value, {}), _default(value, {}, key), _meaning(value.get("description", ""))]
+        [f"`{key}`", words(value, {}), _default(value, {}, key), prose(value.get("description", ""))]
         for key, value in Profile.model_json_schema()["properties"].items()
     ]
     return table(["key", "type", "default", "meaning"], rows)
@@ -91,7 +93,7 @@ def _section(
     for key, value in node.get("properties", {}).items():
         meaning = value.get("description") or _said(value, definitions)
         rows.append(
-            [f"`{key}`", words(value, places), _default(value, node, key), _meaning(meaning), _hashed(name, key, value)]
+            [f"`{key}`", words(value, places), _default(value, node, key), prose(meaning), _hashed(name, key, value)]
         )
     more = "\n\nFurther keys are options of what is named." if node.get("additionalProperties") is True else ""
     return table(["key", "type", "default", "meaning", "in the digest"], rows) + more
@@ -100,10 +102,6 @@ def _section(
 def _said(value: Any, definitions: Mapping[str, Any]) -> str:
     names = [name for name, _ in _references(value, "")]
     return definitions[names[0]].get("description", "").partition("\n")[0] if names else ""
-
-
-def _meaning(text: str) -> str:
-    return text.replace("<", "&lt;").replace("$", "&#36;").replace("STAGE@", "STAGE&#64;")
 
 
 def words(value: Mapping[str, Any], places: Mapping[str, str]) -> str:
@@ -139,10 +137,12 @@ def _hashed(name: str, key: str, value: Mapping[str, Any]) -> str:
     """Whether a key enters a stage's digest; of what all stages share it is the stage's own mark that counts."""
     if name == "PublishedFigure":
         return "no"
+    if name in EXPANDED:
+        return "what it comes to"
     if name in ("", "StageConfig"):
         if key in BY_ITS_KEYS:
             return "by its keys"
-        if key in ("extends", "sweep", "params"):
+        if key in ("extends", "sweep", "params", *MACROS):
             return "what it comes to"
         field = StageSpec.model_fields.get(ALIASES.get(key, key))
         return "yes" if field is not None and _is_identity(field.json_schema_extra) and key != "name" else "no"

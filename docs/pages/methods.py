@@ -112,7 +112,7 @@ def _described(kind: str, name: str, docstring: str) -> list[str]:
 def _shown(value: Any) -> str:
     if value is plugins.REQUIRED:
         return "required"
-    return "" if value is plugins.UNREADABLE or value is None else f"`{json.dumps(value)}`".replace('"', "")
+    return "" if value is plugins.UNREADABLE or value in (None, "") else f"`{json.dumps(value)}`".replace('"', "")
 
 
 def _page(kind: str, name: str) -> str:

@@ -27,15 +27,15 @@ What students reach, method by method and pipeline by pipeline: [Methods compare
 Why things are as they are, with figures: [Decisions](decisions.md).
 """
 REPORTS = {"methods": "Methods compared", "pipelines": "Pipelines compared", "at_scale": "At scale, on paper"}
-MACHINE = {"processor": "", "cores": " cores", "torch": " (torch)", "python": " (Python)"}
+MACHINE = {"processor": "{}", "cores": "{} cores", "torch": "torch {}", "python": "Python {}"}
 
 
 def page() -> str:
-    """The rows of every JSON file that has some."""
+    """The figures of every JSON file."""
     parts = [HEAD]
     for path in sorted(RESULTS.glob("*.json")):
         found = json.loads(path.read_text())
-        if found.get("rows") and isinstance(found["rows"], list):
+        if path.stem not in REPORTS and (found.get("rows") or _figures(found)):
             parts += [f"## {path.stem}", *_measured(path.stem, found)]
     return "\n\n".join(parts) + "\n"
 
@@ -45,17 +45,33 @@ def reports() -> Iterator[tuple[str, str]]:
     for name, title in REPORTS.items():
         text = (RESULTS / f"{name}.md").read_text()
         first, _, rest = text.partition("\n")
-        said = f"# {title}\n\n{prose(first.removeprefix('# '))}\n{rest}"
+        head = first.removeprefix("# ")
+        said = f"# {title}\n\n{prose(head) if head != title else ''}\n{rest}"
         yield f"performance-{name}.md", relinked(said, {f"{name}.png": f"benchmarks/{name}.png"})
 
 
 def _measured(name: str, found: Mapping[str, Any]) -> Iterator[str]:
     script = ROOT / "benchmarks" / f"{name}.py"
-    said = (ast.get_docstring(ast.parse(script.read_text())) or "") if script.exists() else ""
-    yield prose(said.partition("\n\n")[0].rstrip(":"))
-    facts = " · ".join(f"{found[key]}{unit}" for key, unit in MACHINE.items() if found.get(key))
+    idea = (ast.get_docstring(ast.parse(script.read_text())) or "") if script.exists() else ""
+    yield prose(idea.partition("\n\n")[0].rstrip(":"))
+    facts = " · ".join(said.format(found[key]) for key, said in MACHINE.items() if found.get(key))
     yield f"`python -m benchmarks.{name}`" + (f" · {prose(facts)}" if facts else "")
-    yield table(["what", "median", "spread", "goal", ""], [_row(row) for row in found["rows"]])
+    if found.get("rows"):
+        yield table(["what", "median", "spread", "goal", ""], [_row(row) for row in found["rows"]])
+    else:
+        yield table(["figure", "value"], _figures(found))
+
+
+def _figures(found: Mapping[str, Any], at: str = "") -> list[list[str]]:
+    """Single numbers of a file that has no goals, by their keys."""
+    rows = []
+    for key, value in found.items():
+        path = f"{at} {key}".strip().replace("_", " ")
+        if isinstance(value, dict):
+            rows += _figures(value, path)
+        elif isinstance(value, float):
+            rows.append([path, f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"])
+    return rows
 
 
 def _row(row: Mapping[str, Any]) -> list[str]:

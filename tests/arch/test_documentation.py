@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from docs.pages import language, methods
+from docs.pages import commands, language, methods
 from docs.pages.commands import scripts
 from docs.pages.markdown import formula
 from kdscale import plugins
@@ -76,6 +76,13 @@ def test_the_readme_names_every_command() -> None:
     readme = (ROOT / "README.md").read_text()
     found = {script for script, _, _ in calls(readme)} | set(re.findall(r"\b(\w+)\.py\b", readme))
     assert set(scripts()) - found == {"import"}, "import.py is named by the error that asks for it"
+
+
+def test_the_page_of_commands_has_every_option() -> None:
+    page = commands.page()
+    for script in scripts():
+        assert f"## {script} " in page
+        assert not [option for option in options_of(script) if not re.search(rf"^ .*{option}\b", page, re.M)]
 
 
 def test_make_targets_exist() -> None:
