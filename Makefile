@@ -9,7 +9,7 @@ PYTEST := $(PYTHON_IN) -m pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo lint types test test-slurm test-long bench readme
+.PHONY: help setup setup-test demo lint types test test-slurm test-long bench readme docs
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -18,7 +18,7 @@ setup:  ## make .venv with what the main job needs (a second call installs nothi
 	@./install.sh
 
 setup-test:  ## add the development tools
-	@./install.sh dev vision digits deepspeed export search
+	@./install.sh dev vision digits deepspeed export search docs
 
 demo: setup  ## teacher -> assistant -> student on Fashion-MNIST, tracked in MLflow
 	$(PYTHON_IN) launch/sweep.py configs/quickstart.yaml
@@ -49,3 +49,8 @@ bench: setup-test  ## ratios to bare loops, written to benchmarks/results
 readme: setup-test  ## rewrite README's tables of pipelines and methods
 	$(PYTHON_IN) docs/pipeline_table.py --write
 	$(PYTHON_IN) docs/method_table.py --write
+
+docs:  ## build the documentation, a site that is read without a network
+	@./install.sh docs
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON_IN) -m mkdocs build --strict --quiet
+	@echo "site    $(CURDIR)/build/site/index.html"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv and install kdscale with all that its main job needs:   ./install.sh [EXTRA ...]
 #
-# EXTRA is an extra of pyproject.toml (dev, vision, digits, deepspeed, export, search, all); ffcv and mlflow always belong to it.
+# EXTRA is an extra of pyproject.toml (dev, vision, digits, deepspeed, export, search, docs, all); ffcv and mlflow always belong to it.
 # What is there is kept, a CUDA build of torch above all; a second call installs nothing.
 #
 #   PYTHON=python3   the interpreter, >= 3.10; where it already has torch >= 2.6, that torch is used as it is
@@ -212,7 +212,7 @@ install_kdscale() {
     say "installing kdscale[$extras]"
     pip_install "setuptools>=77" wheel
     [[ ",$extras," != *,vision,* && ",$extras," != *,all,* ]] || install_torchvision
-    DS_BUILD_OPS=0 pip_install -c "$VENV/constraints.txt" --editable ".[${extras/all/deepspeed,export,vision,digits,dev}]"
+    DS_BUILD_OPS=0 pip_install -c "$VENV/constraints.txt" --editable ".[${extras/all/deepspeed,export,vision,digits,docs,dev}]"
 }
 
 # torchvision 0.n belongs to torch 2.(n - 15). --no-deps: its wheel asks for a CUDA torch.

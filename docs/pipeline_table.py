@@ -1,6 +1,7 @@
 """README's table of pipelines with a graph of each, from the configs: `python docs/pipeline_table.py [--write]`.
 
-A graph shows the trial of most stages: arrows lead from who teaches (solid) and from where weights come (dashed).
+A graph shows the trial of most stages and arrows. Arrows lead from who teaches (solid) and from where weights come
+(dashed).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def head(path: Path) -> tuple[str, str]:
 
 
 def stages_of(path: Path) -> dict[str, StageSpec]:
-    """Stages of the trial that has most, in an order in which they can run."""
-    most = max((resolve_stages(trial) for trial in load(path).trials), key=len)
+    """Stages of the trial that has most of them, and most arrows between them, in an order in which they can run."""
+    most = max(map(resolve_stages, load(path).trials), key=lambda stages: (len(stages), len(arrows_of(stages))))
     return {name: most[name] for name in in_order(most)}
 
 

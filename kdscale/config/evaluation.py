@@ -20,8 +20,8 @@ class Expectation(Model):
 
     top1: float | None = Field(None, ge=0, le=1, description="on test, of the last epoch")
     miou: float | None = Field(None, ge=0, le=1, description="the same where pixels have classes")
-    within: float = Field(0.01, gt=0)
-    source: str | None = None
+    within: float = Field(0.01, gt=0, description="largest difference that passes")
+    source: str | None = Field(None, description="where the figure is from")
 
     @model_validator(mode="after")
     def _one_figure(self) -> Expectation:
@@ -55,7 +55,9 @@ class EvalConfig(Model):
 class ExportConfig(Model):
     """The folder that is written of a stage when its sweep has ended, as by launch/export.py."""
 
-    formats: list[Literal["safetensors", "pt2", "onnx"]] = outside(["safetensors", "pt2", "onnx"], min_length=1)
+    formats: list[Literal["safetensors", "pt2", "onnx"]] = outside(
+        ["safetensors", "pt2", "onnx"], min_length=1, description="which files"
+    )
     weights: str = outside("last", description="last, best, epoch:N or acc:X")
     int8: bool = outside(False, description="the ONNX file in int8 as well")
 

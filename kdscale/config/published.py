@@ -47,7 +47,7 @@ class PublishedFigure(Model):
     over: dict[str, str | int | float | bool] | None = Field(
         None, description="values of axes: those trials are exceeded, by `by_at_least` in top1 of the last epoch"
     )
-    by_at_least: float | None = Field(None, ge=-1, le=1)
+    by_at_least: float | None = Field(None, ge=-1, le=1, description="least difference of top1")
     source: str = Field("", description="paper, and its table or section")
 
     @model_validator(mode="after")

@@ -81,10 +81,10 @@ MeanOf = Literal["logits", "probabilities"]
 class InputConfig(Model):
     """What a network wants to see; the loader's view is resized and normalised to it on the device."""
 
-    size: PositiveInt | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    channels: Literal[1, 3] | None = None
+    size: PositiveInt | None = Field(None, description="pixels a side; default: as the data is")
+    mean: list[float] | None = Field(None, description="a channel, of pixels in 0..1; default: the data's")
+    std: list[float] | None = Field(None, description="a channel; default: the data's")
+    channels: Literal[1, 3] | None = Field(None, description="1 or 3; default: the data's")
 
 
 class SplitHeadConfig(Model):
@@ -108,15 +108,21 @@ class StudentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
-    model: str
-    weights: Path | None = outside(None)
-    weights_key: str | None = outside(None)
+    model: str = Field(description="its name, `torchvision:NAME`, `timm:NAME` or your own `package.module:Class`")
+    weights: Path | None = outside(None, description="file to begin with, .safetensors or .pth")
+    weights_key: str | None = outside(None, description="where the tensors lie in a .pth file")
     weights_hash: str | None = Field(None, description="filled in by the planner: hash of the tensors")
     strict: list[str] | bool = Field(True, description="names of parts that the weights may lack, e.g. [head]")
-    classes: PositiveInt | None = None
-    class_names: Path | list[str] | None = None
-    class_map: Path | list[int] | None = None
-    input: InputConfig = InputConfig()
+    classes: PositiveInt | None = Field(
+        None, description="logits of the network, where they are not the data's classes"
+    )
+    class_names: Path | list[str] | None = Field(
+        None, description="the network's classes in its order, or a file of them"
+    )
+    class_map: Path | list[int] | None = Field(
+        None, description="the logit of each of the data's classes, or a file of them"
+    )
+    input: InputConfig = Field(InputConfig(), description="what it wants to see")
     taps: dict[str, str] | None = Field(None, description="names for module paths of a foreign model")
     split_head: SplitHeadConfig | None = Field(None, description="what stands for its first modules, with a wire in it")
     branches: BranchesConfig | None = Field(None, description="makes it an ensemble on one trunk")
@@ -176,7 +182,7 @@ class ModifierConfig(BaseModel):
     """A modifier by name, its options as further keys."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    name: str
+    name: str = Field(description="a modifier; `--list modifiers` has them")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -188,15 +194,15 @@ class TermConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str
-    id: str = ""
-    weight: Weight = 1.0
-    teacher: str | None = None
-    taps: TapsConfig | None = None
-    modifiers: list[ModifierConfig] = []
+    name: str = Field(description="a loss; `--list losses` has them")
+    id: str = Field("", description="its name in metrics and overrides; default: the loss's name")
+    weight: Weight = Field(1.0, description="a number, arithmetic over `params`, or a schedule over the steps")
+    teacher: str | None = Field(None, description="whom it listens to; default: the stage's only one")
+    taps: TapsConfig | None = Field(None, description="which features it compares")
+    modifiers: list[ModifierConfig] = Field([], description="in their order")
     init_from: str | None = Field(None, description="STAGE or STAGE#TERM whose trained parts this term's start from")
     lr: float | None = Field(None, description="learning rate of the term's own parameters, as a factor of train.lr")
-    weight_decay: float | None = None
+    weight_decay: float | None = Field(None, description="of the term's own parameters; default: train's")
 
     @model_validator(mode="before")
     @classmethod
@@ -212,7 +218,7 @@ class TermConfig(BaseModel):
 class InitFrom(Model):
     """Start from another stage's weights."""
 
-    from_: str = Field(alias="from")
+    from_: str = Field(alias="from", description="STAGE or STAGE@last|best|epoch:n|acc:x")
     skip: list[str] = Field([], description="parts that start fresh, e.g. [head]")
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -226,25 +232,27 @@ class StageConfig(Model):
     student: StudentConfig | None = Field(
         None, description="default: the network of the stage that it starts from, or of the one that starts from it"
     )
-    teachers: dict[str, TeacherRef] = {}
-    losses: list[TermConfig] | None = None
-    passes: dict[str, list[TermConfig]] | None = None
-    strategy: str = "distill"
-    options: dict[str, Any] = {}
+    teachers: dict[str, TeacherRef] = Field({}, description="by the name that terms call them")
+    losses: list[TermConfig] | None = Field(None, description="the terms of its one pass")
+    passes: dict[str, list[TermConfig]] | None = Field(
+        None, description="by name, several updates a batch, in this order"
+    )
+    strategy: str = Field("distill", description="what is trained, and how; `--list strategies` has them")
+    options: dict[str, Any] = Field({}, description="of the strategy")
     drop: int = Field(
         0, ge=0, description="of a pass's terms that hear a teacher so many, drawn anew each step, weigh nothing"
     )
-    init_from: InitFrom | str | None = None
-    init_skip: list[str] = []
-    train: dict[str, Any] = {}
-    train_only: list[str] | None = None
-    data: dict[str, Any] = {}
-    seed: int | None = None
-    engine: dict[str, Any] = {}
-    resources: dict[str, Any] = {}
-    eval: dict[str, Any] = {}
+    init_from: InitFrom | str | None = Field(None, description="a stage whose weights it begins with")
+    init_skip: list[str] = Field([], description="parts that begin anew, as [head]")
+    train: dict[str, Any] = Field({}, description="over the top level's, key by key")
+    train_only: list[str] | None = Field(None, description="paths of modules; what else the student has is frozen")
+    data: dict[str, Any] = Field({}, description="over the top level's, key by key")
+    seed: int | None = Field(None, description="of its initial weights, order and draws; default: the trial's")
+    engine: dict[str, Any] = Field({}, description="over the top level's, key by key")
+    resources: dict[str, Any] = Field({}, description="over the top level's, key by key")
+    eval: dict[str, Any] = Field({}, description="over the top level's, key by key")
     export: ExportConfig | None = outside(None, description="written when the sweep has ended")
-    expect: Expectation | None = None
+    expect: Expectation | None = Field(None, description="what must come out")
 
     @model_validator(mode="after")
     def _terms_in_one_place(self) -> StageConfig:
@@ -256,20 +264,24 @@ class StageConfig(Model):
 class Experiment(Model):
     """One trial of a sweep: the file with its bases, overrides and axis values merged in."""
 
-    name: str = "experiment"
-    seed: int = 0
-    protocol: Literal["standard", "paper"] = "standard"
-    params: dict[str, float] = {}
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
-    engine: EngineConfig = EngineConfig()
-    resources: ResourcesConfig = ResourcesConfig()
-    eval: EvalConfig = EvalConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    limits: LimitsConfig = LimitsConfig()
-    plugins: PluginsConfig = PluginsConfig()
+    name: str = Field("experiment", description="of the sweep, as commands take it")
+    seed: int = Field(0, description="of every stage that pins none")
+    protocol: Literal["standard", "paper"] = Field(
+        "standard", description="paper: the best epoch on test too, marked as biased"
+    )
+    params: dict[str, float] = Field({}, description="numbers that weights are worked out from")
+    data: DataConfig = Field(DataConfig(), description="of every stage")
+    train: TrainConfig = Field(TrainConfig(), description="of every stage")
+    engine: EngineConfig = Field(EngineConfig(), description="of every stage")
+    resources: ResourcesConfig = Field(ResourcesConfig(), description="of every stage")
+    eval: EvalConfig = Field(EvalConfig(), description="of every stage: what is measured once it is trained")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="where metrics go")
+    limits: LimitsConfig = Field(LimitsConfig(), description="of the sweep")
+    plugins: PluginsConfig = Field(PluginsConfig(), description="your own code")
     cite: dict[str, str] = outside({}, description="BibTeX entries of the recipe, by any name, for report.py --bibtex")
-    stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+    stages: Annotated[dict[str, StageConfig], Field(min_length=1)] = Field(
+        description="by name; who teaches whom decides their order"
+    )
     expect: list[PublishedFigure] = outside([], description="published figures, printed beside what comes out")
 
 

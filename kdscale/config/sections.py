@@ -45,25 +45,29 @@ class Model(BaseModel):
 class ResizedCrop(Model):
     """Random-resized crop: area share and aspect ratio are drawn, then resized to `data.size`."""
 
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
-    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    scale: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.08, 1.0), description="least and largest share of the image's area"
+    )
+    ratio: tuple[PositiveFloat, PositiveFloat] = Field(
+        (3 / 4, 4 / 3), description="least and largest width over height"
+    )
 
 
 class Jitter(Model):
     """Colour jitter: each factor is drawn from [1 - x, 1 + x]."""
 
-    brightness: float = Field(0.0, ge=0, le=1)
-    contrast: float = Field(0.0, ge=0, le=1)
-    saturation: float = Field(0.0, ge=0, le=1)
+    brightness: float = Field(0.0, ge=0, le=1, description="x of its factor")
+    contrast: float = Field(0.0, ge=0, le=1, description="x of its factor")
+    saturation: float = Field(0.0, ge=0, le=1, description="x of its factor")
 
 
 class AugmentConfig(Model):
     """Operations of a training view, applied in this order; each a function of (view_seed, view, row)."""
 
-    resized_crop: ResizedCrop | None = None
+    resized_crop: ResizedCrop | None = Field(None, description="in the place of crop")
     crop: int = Field(0, ge=0, description="random crop after padding by this many pixels")
-    flip: bool = False
-    jitter: Jitter | None = None
+    flip: bool = Field(False, description="mirrored left to right, every other time")
+    jitter: Jitter | None = Field(None, description="of colours")
     cutout: int = Field(0, ge=0, description="side of the square set to the mean, in pixels")
     mixup: float = Field(0.0, ge=0, description="alpha of Beta(alpha, alpha)")
     cutmix: float = Field(0.0, ge=0, description="alpha of Beta(alpha, alpha)")
@@ -85,22 +89,26 @@ class AugmentConfig(Model):
 class DataConfig(Model):
     """Which data, which rows of it, and how a training view is made."""
 
-    name: str = "fashion_mnist"
+    name: str = Field("fashion_mnist", description="a data set; `--list datasets` has them")
     root: Path | None = outside(None, description="folder of the data; otherwise KDSCALE_DATA, then the system's")
     size: PositiveInt | None = Field(None, description="pixels a side; smaller images are padded, larger resized")
-    loader: Literal["auto", "ffcv", "torch"] = outside("auto")
+    loader: Literal["auto", "ffcv", "torch"] = outside(
+        "auto", description="both make the same batches bit for bit; auto: ffcv where it is installed"
+    )
     stage_to: str | None = outside(None, description="folder of a node's own disk to read from, as $SLURM_TMPDIR")
     store: Literal["raw", "jpeg"] = Field("raw", description="how the converted images lie on disk")
     store_size: PositiveInt | None = Field(None, description="pixels a side on disk, for resized_crop; default size")
     limit: PositiveInt | None = Field(None, description="training rows: a stratified nested prefix")
-    limit_test: PositiveInt | None = None
+    limit_test: PositiveInt | None = Field(None, description="test rows: a stratified nested prefix")
     transfer: int | None = Field(
         None, ge=0, description="learn without labels: a transfer set, of the training rows beyond so many of limit's"
     )
-    augment: AugmentConfig = AugmentConfig()
-    val_fraction: float = Field(0.1, ge=0, lt=1)
-    split_seed: int = 0
-    view_seed: int = 0
+    augment: AugmentConfig = Field(AugmentConfig(), description="how a training view differs from the picture")
+    val_fraction: float = Field(
+        0.1, ge=0, lt=1, description="share of the training rows that is held out to choose by; 0: none"
+    )
+    split_seed: int = Field(0, description="draws the rows that are held out, and those of limit")
+    view_seed: int = Field(0, description="draws the views; no function of seed, so that seeds share a cache")
     options: dict[str, Any] = Field({}, description="options of the data set itself, e.g. classes of `synthetic`")
 
     @field_validator("stage_to")
@@ -155,51 +163,68 @@ class CacheConfig(Model):
 class TrainConfig(Model):
     """How a stage is optimised. A step is one global batch."""
 
-    epochs: int = Field(10, ge=0)
+    epochs: int = Field(10, ge=0, description="0: the network stays as it is, and is evaluated")
     batch_size: PositiveInt = Field(128, description="global: over all processes and micro-batches")
-    lr: PositiveFloat = 0.1
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(5e-4, ge=0)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    schedule: Literal["constant", "cosine", "multistep", "onecycle"] = "cosine"
+    lr: PositiveFloat = Field(0.1, description="the largest of its schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(False, description="of sgd")
+    weight_decay: float = Field(5e-4, ge=0, description="of weights; of adamw the decoupled one")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="by which weights are updated")
+    schedule: Literal["constant", "cosine", "multistep", "onecycle"] = Field(
+        "cosine", description="of the learning rate, step by step"
+    )
     milestones: list[float] = Field([0.5, 0.75], description="multistep: shares of the epochs, or epochs when above 1")
     gamma: float = Field(0.1, gt=0, description="multistep: factor at each milestone")
     warmup_epochs: float = Field(0.0, ge=0, description="linear; for onecycle the length of the rise")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    bn: Literal["local", "sync"] = "local"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="auto: bf16 where the GPU or processor computes in it, else fp32; on a cluster its profile's",
+    )
+    bn: Literal["local", "sync"] = Field(
+        "local", description="sync: statistics of all processes' samples; local: of each its own"
+    )
     grad_clip: float | None = Field(None, gt=0, description="largest global gradient norm")
     ema: float | None = Field(None, gt=0, lt=1, description="decay a step of averaged weights")
-    accumulation: PositiveInt = 1
+    accumulation: PositiveInt = Field(
+        1, description="micro-batches a step; losses of the whole batch refuse more than 1"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="smoothing of every `ce` term that sets none")
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    compile: bool = outside(False)
+    on_nonfinite: Literal["stop", "skip", "rollback"] = Field(
+        "stop", description="what to do when a term becomes nan or inf"
+    )
+    compile: bool = outside(False, description="compile the student with torch.compile")
     deterministic: bool = outside(False, description="bitwise repeatable on a GPU too, at some cost")
     channels_last: bool = outside(True, description="the student's memory layout; teachers always have it")
-    checkpoint_every_steps: PositiveInt = outside(500)
-    log_every_steps: PositiveInt = outside(50)
-    keep_checkpoints: PositiveInt = outside(2)
+    checkpoint_every_steps: PositiveInt = outside(500, description="how much a kill costs at most")
+    log_every_steps: PositiveInt = outside(50, description="how often figures are written")
+    keep_checkpoints: PositiveInt = outside(2, description="how many, the newest")
 
 
 class EngineConfig(Model):
     """What runs the step, and over how many processes."""
 
-    name: Literal["ddp", "deepspeed"] = outside("ddp")
-    processes: PositiveInt | Literal["auto"] = outside("auto")
-    zero_stage: Literal[0, 1, 2, 3] = outside(0)
+    name: Literal["ddp", "deepspeed"] = outside("ddp", description="deepspeed needs ./install.sh deepspeed")
+    processes: PositiveInt | Literal["auto"] = outside(
+        "auto", description="auto: one a GPU or core, as many as divide the batch; on a cluster processes_per_node"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = outside(0, description="of deepspeed: what is sharded")
 
 
 class ResourcesConfig(Model):
     """What a stage's job asks of the cluster."""
 
-    nodes: PositiveInt = outside(1)
-    processes_per_node: PositiveInt | None = outside(None)
-    cpus_per_process: PositiveInt = outside(1)
-    gpus_per_process: int = outside(0, ge=0)
-    mem_gb: PositiveFloat | None = outside(None)
-    time_min: PositiveInt = outside(60)
-    time_floor_min: PositiveInt | None = outside(None)
-    partition: str | None = outside(None)
+    nodes: PositiveInt = outside(1, description="machines")
+    processes_per_node: PositiveInt | None = outside(
+        None, description="default: engine.processes over the nodes, 1 where that is auto"
+    )
+    cpus_per_process: PositiveInt = outside(1, description="cores")
+    gpus_per_process: int = outside(0, ge=0, description="0: trains on the CPU")
+    mem_gb: PositiveFloat | None = outside(None, description="of a node; default: what the site gives")
+    time_min: PositiveInt = outside(60, description="after which the job is stopped; it goes on in its next one")
+    time_floor_min: PositiveInt | None = outside(
+        None, description="what it also takes, and starts sooner for (`--time-min`)"
+    )
+    partition: str | None = outside(None, description="default: the profile's")
     pack: PositiveInt = outside(
         1, description="stages that share one job, side by side: each has its own cores and memory, and all its GPUs"
     )
@@ -222,7 +247,7 @@ class TrackingConfig(Model):
     """Where metrics go besides the stage's own spool."""
 
     uri: str | None = outside(None, description="MLflow server, sqlite:/// file, or off; default runs/mlflow.db")
-    experiment: str = outside("kdscale")
+    experiment: str = outside("kdscale", description="of MLflow")
     ship: Literal["auto", "job", "login", "never"] = outside("auto", description="who brings metrics to a server")
 
     @field_validator("uri", mode="before")

@@ -41,7 +41,10 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "kdscale config"
     schema["properties"] |= {
-        "extends": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        "extends": {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+            "description": "files that lie underneath, the last on top; `kdscale:NAME` is a shipped one",
+        },
         "sweep": {
             "type": "object",
             "description": "axes: lists, range(N), named patches; zip, random, exclude; or a search: method: optuna",

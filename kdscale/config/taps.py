@@ -98,5 +98,5 @@ _Taps = Annotated[list[_OneTap], BeforeValidator(_listed, json_schema_input_type
 class TapsConfig(Model):
     """Which features a term compares, in order; one alone needs no list."""
 
-    student: _Taps = []
-    teacher: _Taps = []
+    student: _Taps = Field([], description="the student's, in order")
+    teacher: _Taps = Field([], description="the teacher's, one for each of the student's")

@@ -1,4 +1,9 @@
-"""Activation boundaries: the student's neurons fire for the inputs that the teacher's fire for.
+r"""Activation boundaries: the student's neurons fire for the inputs that the teacher's fire for.
+
+Formula:
+    \mathcal{L} = \frac{3}{1000} \sum_{l=1}^{L} 2^{l - L} \, \frac{1}{N} \sum_{n} \sum_{i} \max(0, \mu - \sigma_i
+        \, r_l(F^s_{l,n})_i)^2
+    \sigma_i = 1 \text{ where } (F^t_{l,n})_i > 0, \text{ else } -1
 
 Source: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
 arXiv:1811.03233; reductions and weights of layers as in the authors' code.

@@ -1,4 +1,11 @@
-"""Knowledge adaptation: the student follows a code of the teacher's map, and how its locations are alike.
+r"""Knowledge adaptation: the student follows a code of the teacher's map, and how its locations are alike.
+
+Formula:
+    \mathcal{L} = \frac{1}{N} \sum_{n} \Big( \lambda_c \left\lVert \frac{s_n}{\lVert s_n \rVert_2} -
+        \frac{t_n}{\lVert t_n \rVert_2} \right\rVert_1 + \frac{\lambda_a}{P^2} \lVert A^s_n - A^t_n \rVert_F^2 +
+        \frac{\lambda_r}{D} \big( \lVert F^t_n - \mathrm{dec}(t_n) \rVert_2^2 + a \lVert t_n \rVert_1 \big) \Big)
+    t_n = \mathrm{enc}(F^t_n), \quad s_n = \mathrm{adapt}(F^s_n), \quad A_{ij} = \text{cosine of the codes at
+        positions } i, j \text{ of } P
 
 Source: He, Shen, Tian, Gong, Sun, Yan, "Knowledge adaptation for efficient semantic segmentation", CVPR 2019,
 arXiv:1903.04688, eq. 1 to 6; weights as in torchdistill. A translator E, the encoder of an auto-encoder, learns in a

@@ -1,4 +1,8 @@
-"""Attention transfer: where in the image the student's layers are active must agree with the teacher's.
+r"""Attention transfer: where in the image the student's layers are active must agree with the teacher's.
+
+Formula:
+    \mathcal{L} = \sum_{l} \frac{1}{N H_l W_l} \sum_{n} \lVert A^s_{l,n} - A^t_{l,n} \rVert_2^2
+    A = \frac{a}{\lVert a \rVert_2}, \quad a_{hw} = \sum_{c} |F_{chw}|^p
 
 Source: Zagoruyko, Komodakis, "Paying More Attention to Attention", arXiv:1612.03928, section 3.1, and their code.
 Deviation: the code's squared differences by default, for which its weight 1000 is meant; `mode: paper` has eq. 2's

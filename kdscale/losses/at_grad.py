@@ -1,4 +1,8 @@
-"""Gradient attention transfer: the loss must be as sensitive to each pixel in the student as in the teacher.
+r"""Gradient attention transfer: the loss must be as sensitive to each pixel in the student as in the teacher.
+
+Formula:
+    \mathcal{L} = \frac{1}{N} \sum_{n} \left\lVert \frac{\partial}{\partial x_n} \mathrm{CE}(z^s_n, y_n) -
+        \frac{\partial}{\partial x_n} \mathrm{CE}(z^t_n, y_n) \right\rVert_2
 
 Source: Zagoruyko, Komodakis, "Paying More Attention to Attention", arXiv:1612.03928, section 3.2, eq. 3 and 4.
 Deviation: none known, but the authors never released theirs. The factor 1/2 belongs to the weight; `mode: squared`

@@ -1,4 +1,9 @@
-"""Correlation congruence: embeddings of the samples shall correlate as the teacher's do.
+r"""Correlation congruence: embeddings of the samples shall correlate as the teacher's do.
+
+Formula:
+    \mathcal{L} = \frac{1}{N^2} \sum_{i,j} (K^s_{ij} - K^t_{ij})^2
+    K_{ij} = e^{-2 \gamma} \sum_{p=0}^{P} \frac{(2 \gamma)^p}{p!} (e_i \cdot e_j)^p, \quad e_i = \frac{W f_i +
+        b}{\lVert W f_i + b \rVert_2}
 
 Source: Peng et al., "Correlation Congruence for Knowledge Distillation", arXiv:1904.01802, eq. 4-9: a bilinear or a
 Gaussian kernel (Taylor series of `order`, on embeddings of length 1). `adjacent` is what the common CIFAR-100

@@ -1,4 +1,8 @@
-"""Cross-entropy with the labels: the task itself.
+r"""Cross-entropy with the labels: the task itself.
+
+Formula:
+    \mathcal{L} = -\frac{1}{N} \sum_{n} \sum_{k} y_{nk} \log \mathrm{softmax}(z^s_n)_k
+    y_{nk} = (1 - \varepsilon) \, [k = y_n] + \varepsilon / C
 
 Source: label smoothing from Szegedy et al., "Rethinking the Inception Architecture", arXiv:1512.00567, section 7;
 mixed labels from Zhang et al., "mixup", arXiv:1710.09412, and Yun et al., "CutMix", arXiv:1905.04899, eq. 1.

@@ -1,4 +1,10 @@
-"""Contrastive representation distillation: tell the teacher's view of the same sample from its views of others.
+r"""Contrastive representation distillation: tell the teacher's view of the same sample from its views of others.
+
+Formula:
+    \mathcal{L} = \frac{1}{N} \sum_{n} \big( \ell(g^s(f^s_n), M^t) + \ell(g^t(f^t_n), M^s) \big)
+    \ell(a, M) = -\log \frac{e_0}{e_0 + m + \varepsilon} - \sum_{k=1}^{K} \log \frac{m}{e_k + m + \varepsilon}
+    e_k = \frac{1}{Z} \exp(a \cdot M_{i_k} / \tau), \quad i_0 = \text{the sample's own row}, \quad m =
+        \frac{K}{\text{rows of the train set}}
 
 Source: Tian, Krishnan, Isola, "Contrastive Representation Distillation", arXiv:1910.10699; memory banks,
 the constant Z and the update as in the authors' code.

@@ -1,4 +1,10 @@
-"""Decoupled soft targets: how sure the teacher is of the label, and how it ranks the other classes, weighed apart.
+r"""Decoupled soft targets: how sure the teacher is of the label, and how it ranks the other classes, weighed apart.
+
+Formula:
+    \mathcal{L} = \frac{T^2}{N} \sum_{n} \Big( \alpha \Big( P^t_n \log \frac{P^t_n}{P^s_n} + (1 - P^t_n) \log
+        \frac{1 - P^t_n}{1 - P^s_n} \Big) + \beta \sum_{k \neq y_n} \hat{p}^t_{nk} \log
+        \frac{\hat{p}^t_{nk}}{\hat{p}^s_{nk}} \Big)
+    P_n = \mathrm{softmax}(z_n / T)_{y_n}, \quad \hat{p}_{nk} = \frac{\mathrm{softmax}(z_n / T)_k}{1 - P_n}
 
 Source: Zhao et al., "Decoupled Knowledge Distillation", arXiv:2203.08919, eq. 7; defaults of the authors' code
 (mdistiller) for CIFAR-100. There its weight rises over the first 20 of 240 epochs, a matter of the weight.

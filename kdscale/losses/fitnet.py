@@ -1,4 +1,7 @@
-"""Hints: a regressor on the student's features must reproduce the teacher's, layer by layer.
+r"""Hints: a regressor on the student's features must reproduce the teacher's, layer by layer.
+
+Formula:
+    \mathcal{L} = \sum_{l} \frac{1}{N D_l} \sum_{n} \lVert r_l(F^s_{l,n}) - F^t_{l,n} \rVert_2^2
 
 Source: Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550, eq. 3; regressor and mean of RepDistiller
 (`regressor: conv_bn`), one matrix over channels as in the code of RKD (`conv1x1`), or nothing (`none`).

@@ -1,4 +1,8 @@
-"""Flow between layers: the products of two layers' channels, summed over space, must agree with the teacher's.
+r"""Flow between layers: the products of two layers' channels, summed over space, must agree with the teacher's.
+
+Formula:
+    \mathcal{L} = \frac{1}{N} \sum_{n} \sum_{l} \lVert G^s_{l,n} - G^t_{l,n} \rVert_F^2
+    (G_{l,n})_{ij} = \frac{1}{H W} \sum_{h,w} (F_{l,n})_{ihw} \, (F_{l+1,n})_{jhw}
 
 Source: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017, eq. 1 and 2 with every lambda 1.
 Deviation: none by default. `reduction: mean` with `pool: avg` is RepDistiller's, `reduction: columns` is that of

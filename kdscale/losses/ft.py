@@ -1,4 +1,10 @@
-"""Factor transfer: both networks' last maps are boiled down to factors, and the student's follows the teacher's.
+r"""Factor transfer: both networks' last maps are boiled down to factors, and the student's follows the teacher's.
+
+Formula:
+    \mathcal{L} = \frac{1}{N} \sum_{n} \Big( \frac{1}{M} \left\lVert \frac{s_n}{\lVert s_n \rVert_2} -
+        \frac{t_n}{\lVert t_n \rVert_2} \right\rVert_1 + \frac{\lambda}{D} \lVert F^t_n - \mathrm{dec}(t_n)
+        \rVert_2^2 \Big)
+    s_n = \mathrm{translator}(F^s_n), \quad t_n = \mathrm{enc}(F^t_n), \quad M = \text{values of a factor}
 
 Source: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", arXiv:1802.04977,
 form and layers as in the authors' code. `distance: at_like` is RepDistiller's: the factors' attention maps.

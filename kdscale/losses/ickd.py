@@ -1,4 +1,9 @@
-"""Inter-channel correlation: the student's channels shall correlate with each other as the teacher's do.
+r"""Inter-channel correlation: the student's channels shall correlate with each other as the teacher's do.
+
+Formula:
+    \mathcal{L} = \frac{1}{N C} \sum_{n} \lVert G^s_n - G^t_n \rVert_F^2
+    G_{i \cdot} = \frac{(F F^\top)_{i \cdot}}{\lVert (F F^\top)_{i \cdot} \rVert_2}, \quad F = \text{channels}
+        \times \text{positions, the student's behind a } 1 \times 1 \text{ layer}
 
 Source: Liu et al., "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation",
 arXiv:2202.03680, section 3.2 (ICKD-C).

@@ -1,4 +1,8 @@
-"""Soft targets: the student learns the teacher's whole class distribution, softened so that its tail counts.
+r"""Soft targets: the student learns the teacher's whole class distribution, softened so that its tail counts.
+
+Formula:
+    \mathcal{L} = \frac{T^2}{N} \sum_{n} \sum_{k} p_{nk} \log \frac{p_{nk}}{q_{nk}}
+    p_n = \mathrm{softmax}(z^t_n / T), \quad q_n = \mathrm{softmax}(z^s_n / T)
 
 Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, section 2.
 Deviation: the KL divergence by default, where the paper writes the cross-entropy with soft targets (`form: ce`);

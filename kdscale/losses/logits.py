@@ -1,4 +1,7 @@
-"""Logit regression: the student learns the teacher's logits themselves, by squared differences.
+r"""Logit regression: the student learns the teacher's logits themselves, by squared differences.
+
+Formula:
+    \mathcal{L} = \frac{1}{N C} \sum_{n} \lVert z^s_n - z^t_n \rVert_2^2
 
 Source: Ba, Caruana, "Do Deep Nets Really Need to be Deep?", arXiv:1312.6184, eq. 1.
 Deviation: the mean over classes by default, so that one weight serves any number of them; the paper's sum, halved,

@@ -1,4 +1,10 @@
-"""Logits matched on three levels: each sample's soft targets, how classes go together, and how samples do.
+r"""Logits matched on three levels: each sample's soft targets, how classes go together, and how samples do.
+
+Formula:
+    \mathcal{L} = \sum_{T} \Big( \lambda_{samples} \frac{T^2}{N} \sum_{n} \sum_{k} p_{nk} \log
+        \frac{p_{nk}}{q_{nk}} + \frac{\lambda_{classes}}{C} \lVert Q^\top Q - P^\top P \rVert_F^2 +
+        \frac{\lambda_{batch}}{N} \lVert Q Q^\top - P P^\top \rVert_F^2 \Big)
+    P_{nk} = p_{nk} = \mathrm{softmax}(z^t_n / T)_k, \quad Q_{nk} = q_{nk} = \mathrm{softmax}(z^s_n / T)_k
 
 Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023; the sums as in the authors' code.
 Deviation: one view a sample, where the authors teach a weak and a strong one. The masks of their code are left out:

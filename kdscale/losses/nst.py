@@ -1,4 +1,10 @@
-"""Neuron selectivity transfer: the student's channels must be active at the same places as the teacher's, as a set.
+r"""Neuron selectivity transfer: the student's channels must be active at the same places as the teacher's, as a set.
+
+Formula:
+    \mathcal{L} = \sum_{l} \frac{1}{N} \sum_{n} \Big( \frac{1}{C_t^2} \sum_{i,j} k(t_i, t_j) + \frac{1}{C_s^2}
+        \sum_{i,j} k(s_i, s_j) - \frac{2}{C_s C_t} \sum_{i,j} k(s_i, t_j) \Big)
+    k(a, b) = \Big( \frac{a \cdot b}{\lVert a \rVert_2 \lVert b \rVert_2} \Big)^2, \quad s_i, t_j \text{ channels
+        of } F^s_{l,n}, F^t_{l,n} \text{ as vectors over space}
 
 Source: Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv:1707.01219, eq. 5,
 with the polynomial kernel (d = 2, c = 0) that it finds best; RepDistiller's weight for it is 50.

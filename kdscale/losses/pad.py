@@ -1,4 +1,9 @@
-"""Prime-aware adaptive distillation: samples that the student can follow count more than those it cannot.
+r"""Prime-aware adaptive distillation: samples that the student can follow count more than those it cannot.
+
+Formula:
+    \mathcal{L} = \frac{1}{N D} \sum_{n} \sum_{d} \Big( \frac{(f^t_{nd} - r(f^s_n)_d)^2}{\varepsilon + e^{v_{nd}}}
+        + v_{nd} \Big)
+    v_n = \mathrm{clip}(\mathrm{BN}(W f^s_n + b), \pm 10)
 
 Source: Zhang et al., "Prime-Aware Adaptive Distillation", arXiv:2008.01458; the head, its variance for each
 dimension and `eps` as in torchdistill. `variance: sample` is the literal weight of a sample; `none` the plain

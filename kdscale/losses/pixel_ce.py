@@ -1,4 +1,8 @@
-"""Cross-entropy with the label of each pixel: the task itself, where pixels have classes.
+r"""Cross-entropy with the label of each pixel: the task itself, where pixels have classes.
+
+Formula:
+    \mathcal{L} = -\frac{1}{|V|} \sum_{(n,i) \in V} \log \mathrm{softmax}(z^s_{n \cdot i})_{y_{ni}}, \quad V =
+        \text{the pixels that have a label}
 
 Source: Long, Shelhamer, Darrell, "Fully convolutional networks for semantic segmentation", arXiv:1411.4038.
 Reduction: the mean over the labelled pixels of the global batch, which does not depend on how ranks share them;

@@ -1,4 +1,9 @@
-"""Probabilistic knowledge transfer: each sample sees its neighbours with the probabilities that the teacher gives them.
+r"""Probabilistic knowledge transfer: each sample sees its neighbours with the probabilities of the teacher.
+
+Formula:
+    \mathcal{L} = \frac{1}{N^2} \sum_{i,j} p_{ij} \log \frac{p_{ij} + \varepsilon}{q_{ij} + \varepsilon}
+    p_{ij} = \frac{1 + \cos(f^t_i, f^t_j)}{\sum_{m} (1 + \cos(f^t_i, f^t_m))}, \quad q_{ij} = \frac{1 + \cos(f^s_i,
+        f^s_j)}{\sum_{m} (1 + \cos(f^s_i, f^s_m))}
 
 Source: Passalis & Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", arXiv:1803.10837,
 section 3, with the cosine kernel (cos + 1) / 2.

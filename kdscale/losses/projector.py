@@ -1,4 +1,8 @@
-"""A linear projector and a logarithm: the student's pooled features, normalised, match the teacher's.
+r"""A linear projector and a logarithm: the student's pooled features, normalised, match the teacher's.
+
+Formula:
+    \mathcal{L} = \log \sum_{n,d} |a_{nd} - b_{nd}|^\alpha
+    a = \mathrm{BN}(W f^s + c), \quad b = \mathrm{BN}(f^t), \quad \mathrm{BN} \text{ without weights}
 
 Source: Miles, Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", arXiv:2303.11098,
 `log_sum` as in the authors' code for ImageNet, `cross_correlation` as in theirs for DeiT.

@@ -1,4 +1,11 @@
-"""Knowledge review: each level of the teacher teaches the student's levels up to its own, fused from the deepest on.
+r"""Knowledge review: each level of the teacher teaches the student's levels up to its own, fused from the deepest on.
+
+Formula:
+    \mathcal{L} = \frac{1}{N} \sum_{n} \sum_{l} H(\mathrm{conv}_{3 \times 3}(U_{l,n}), F^t_{l,n})
+    U_l = \alpha_l \odot X_l + \beta_l \odot \mathrm{up}(U_{l+1}), \quad X_l = \mathrm{conv}_{1 \times 1}(F^s_l)
+    (\alpha_l, \beta_l) = \mathrm{sigmoid}(\mathrm{conv}_{1 \times 1}[X_l, \mathrm{up}(U_{l+1})])
+    H(s, t) = \frac{\sum_{i} 2^{-i} \, \mathrm{mean} (\mathrm{pool}_i(s) - \mathrm{pool}_i(t))^2}{\sum_{i} 2^{-i}},
+        \quad \mathrm{pool}_0 = \text{as it is}
 
 Source: Chen et al., "Distilling Knowledge via Knowledge Review", arXiv:2104.09044; attention-based
 fusion (ABF) and hierarchical context loss (HCL) as in the authors' code.

@@ -1,4 +1,12 @@
-"""Relational KD: the student keeps the distances and angles between samples, not the features themselves.
+r"""Relational KD: the student keeps the distances and angles between samples, not the features themselves.
+
+Formula:
+    \mathcal{L} = \frac{\lambda_D}{N^2} \sum_{i,j} h(\psi^s_{ij} - \psi^t_{ij}) + \frac{\lambda_A}{N^3}
+        \sum_{i,j,k} h(\cos^s_{ijk} - \cos^t_{ijk})
+    \psi_{ij} = \frac{\lVert f_i - f_j \rVert_2}{\mu}, \quad \mu = \frac{1}{N (N - 1)} \sum_{i,j} \lVert f_i - f_j
+        \rVert_2
+    \cos_{ijk} = \frac{(f_i - f_j) \cdot (f_k - f_j)}{\lVert f_i - f_j \rVert_2 \lVert f_k - f_j \rVert_2}, \quad
+        h(x) = \frac{x^2}{2} \text{ where } |x| < 1, \text{ else } |x| - \frac{1}{2}
 
 Source: Park et al., "Relational Knowledge Distillation", arXiv:1904.05068, eq. 3-8; weights of 25 and 50 from the
 common CIFAR-100 benchmark (the authors' own for metric learning: 1 and 2).

@@ -1,4 +1,9 @@
-"""Similarity preserving: samples that look alike to the teacher shall look alike to the student.
+r"""Similarity preserving: samples that look alike to the teacher shall look alike to the student.
+
+Formula:
+    \mathcal{L} = \frac{1}{N^2} \lVert G^s - G^t \rVert_F^2
+    G_{i \cdot} = \frac{(A A^\top)_{i \cdot}}{\lVert (A A^\top)_{i \cdot} \rVert_2}, \quad A_{i \cdot} =
+        \mathrm{vec}(F_i)
 
 Source: Tung & Mori, "Similarity-Preserving Knowledge Distillation", arXiv:1907.09682, eq. 1-4.
 Deviation: a sample whose features are all zero passes no gradient (it has no direction).

@@ -1,4 +1,9 @@
-"""Variational information distillation: predict the teacher's features, each channel with a variance of its own.
+r"""Variational information distillation: predict the teacher's features, each channel with a variance of its own.
+
+Formula:
+    \mathcal{L} = \sum_{l} \frac{1}{2 N D_l} \sum_{n} \sum_{c,h,w} \Big( \frac{(F^t_{chw} -
+        r_l(F^s)_{chw})^2}{\sigma_c^2} + \log \sigma_c^2 \Big)
+    \sigma_c^2 = \mathrm{softplus}(a_c) + \varepsilon
 
 Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", arXiv:1904.05835, eq. 4-6; the
 regressor of the common CIFAR-100 benchmark (three 1x1 convolutions without BatchNorm, where the paper's has it).

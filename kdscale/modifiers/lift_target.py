@@ -1,4 +1,7 @@
-"""A teacher that is wrong is put right before the student listens: the label's class becomes the most probable.
+r"""A teacher that is wrong is put right before the student listens: the label's class becomes the most probable.
+
+Formula:
+    z^t_{n y_n} \leftarrow \max_{k \neq y_n} z^t_{nk} + \delta \quad \text{where } \mathrm{argmax}_k z^t_{nk} \neq y_n
 
 Source: the repaired soft labels of WSKD, the proposal that GSKD (growing students) was drawn from, which leaves the
 rule open; `swap` from Wen et al., "Preparing Lessons", arXiv:1911.07471 (probability shift).

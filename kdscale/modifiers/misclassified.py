@@ -1,4 +1,7 @@
-"""Only the samples that the teacher gets wrong count.
+r"""Only the samples that the teacher gets wrong count.
+
+Formula:
+    \mathcal{L} = \frac{\sum_{n} m_n \ell_n}{\sum_{n} m_n}, \quad m_n = [\mathrm{argmax}_k z^t_{nk} \neq y_n]
 
 Source: the second update of WSKD, the proposal that GSKD (growing students) was drawn from; it has no publication.
 Deviation: the teacher is judged on the very view that the student sees.

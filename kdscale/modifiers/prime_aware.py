@@ -1,4 +1,8 @@
-"""Samples that the student can follow count more: each value is divided by a variance that the student predicts.
+r"""Samples that the student can follow count more: each value is divided by a variance that the student predicts.
+
+Formula:
+    \ell_n \leftarrow \frac{\ell_n}{\varepsilon + e^{v_n}} + v_n, \quad v_n = \mathrm{clip}(\mathrm{BN}(W f^s_n +
+        b), \pm 10)
 
 Source: Zhang et al., "Prime-Aware Adaptive Distillation", arXiv:2008.01458; the head as in torchdistill.
 Deviation: the loss behind it is any that has a value a sample; log-variances are held within ±10.

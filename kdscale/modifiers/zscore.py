@@ -1,4 +1,7 @@
-"""Standardised logits: the student matches the teacher's relations between classes, not the range of its logits.
+r"""Standardised logits: the student matches the teacher's relations between classes, not the range of its logits.
+
+Formula:
+    z_n \leftarrow \frac{z_n - \mathrm{mean}(z_n)}{\mathrm{std}(z_n) + \varepsilon} \quad \text{on both sides}
 
 Source: Sun et al., "Logit Standardization in Knowledge Distillation", arXiv:2403.01427.
 Deviation: the standard deviation over C - 1, as in the authors' code; `std: population` takes the paper's C.

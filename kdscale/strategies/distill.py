@@ -1,4 +1,7 @@
-"""The usual strategy: one student, its terms, in one or several passes over each batch.
+r"""The usual strategy: one student, its terms, in one or several passes over each batch.
+
+Formula:
+    \mathcal{L}(\text{step}) = \sum_{i} w_i(\text{step}) \, \mathcal{L}_i
 
 Source: none; what is published of it are its terms.
 """

@@ -1,4 +1,7 @@
-"""Interactive distillation: blocks of a frozen teacher run in the place of the student's, drawn anew each step.
+r"""Interactive distillation: blocks of a frozen teacher run in the place of the student's, drawn anew each step.
+
+Formula:
+    x_{l+1} = S_l(x_l) \text{ with probability } p(\text{step}), \text{ else } T_l(x_l)
 
 Source: Fu et al., "Interactive Knowledge Distillation for Image Classification", arXiv:2007.01476, of which no code
 is public. Schedule and final phase also as in Xu et al., "BERT-of-Theseus", EMNLP 2020, arXiv:2002.02925.

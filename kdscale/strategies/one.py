@@ -1,4 +1,10 @@
-"""On-the-fly native ensemble: branches on one trunk learn from the labels and from their own gated ensemble.
+r"""On-the-fly native ensemble: branches on one trunk learn from the labels and from their own gated ensemble.
+
+Formula:
+    \mathcal{L} = \lambda \Big( \sum_{m=1}^{M} \mathcal{L}_{terms}(z^m) + \mathcal{L}_{terms}(z^e) + r
+        \sum_{m=1}^{M} \frac{T^2}{N} \sum_{n} \mathrm{KL}(\mathrm{softmax}(z^e_n / T) \,\Vert\,
+        \mathrm{softmax}(z^m_n / T)) \Big)
+    z^e = \sum_{m} g_m z^m, \quad r = e^{-5 (1 - t)^2}, \quad t = \text{share of the ramp that is over}
 
 Source: Lan, Zhu, Gong, "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018, arXiv:1806.04606,
 equations 3 to 8; the gate's layers, the ramp-up and the detached target as in the authors' code.

@@ -18,16 +18,16 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    account: str | None = None
+    account: str | None = Field(None, description="whom hours are charged to")
     partition: str | None = Field(None, description="where a stage names none")
-    qos: str | None = None
-    constraint: str | None = None
+    qos: str | None = Field(None, description="quality of service")
+    constraint: str | None = Field(None, description="features that nodes must have")
     exclude: str | None = Field(None, description="nodes to stay away from")
     gpus: Literal["gpus-per-node", "gres"] = Field("gpus-per-node", description="how the site wants GPUs asked for")
     gpu_type: str | None = Field(None, description="such as a100")
     setup: list[str] = Field([], description="shell lines before the job, such as module load")
     signal_delay_s: PositiveInt = Field(120, description="seconds before its end that a job is told to save")
-    srun_args: list[str] = []
+    srun_args: list[str] = Field([], description="further arguments of srun, which starts the ranks")
     sbatch: dict[str, str | int | bool] = Field({}, description="any further option of sbatch, by its long name")
     precision: Literal["bf16", "fp16", "fp32"] | None = Field(
         None, description="what train.precision: auto means there"
