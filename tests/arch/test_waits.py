@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdscale import plugins
 from kdscale.api import Modifier, Shapes
-from tests.arch.test_plugins import CLASSES, build, names, probe
+from kdscale.contract.losses import LossSubject
+from kdscale.contract.probes import CLASSES, probe
+from tests.arch.test_plugins import names, source_of
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero"}
 """Operations whose answer the host needs: a number, or how many elements there are."""
@@ -37,11 +39,11 @@ class Refusing(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", names("losses"))
 def test_no_loss_waits(name: str) -> None:
-    loss = build(name)
+    loss = LossSubject(plugins.load("losses", name), source_of("losses", name), dtype=torch.float64).build()
     for step in range(2):  # what the first batch sets may be looked at before it is trusted
-        student, teacher, batch = probe(step)
+        student, teacher, batch = probe(torch.float64, seed=step)
         loss(student, teacher, replace(batch, step=step)).sum().backward()
-    student, teacher, batch = probe(2)
+    student, teacher, batch = probe(torch.float64, seed=2)
     with Refusing():
         loss(student, teacher, replace(batch, step=2)).sum().backward()
 
@@ -49,7 +51,7 @@ def test_no_loss_waits(name: str) -> None:
 @pytest.mark.parametrize("name", names("modifiers"))
 def test_no_modifier_waits(name: str) -> None:
     plugin = plugins.load("modifiers", name)
-    student, teacher, batch = probe()
+    student, teacher, batch = probe(torch.float64)
     shapes = Shapes(CLASSES, *([tuple(f.shape[1:]) for f in side.features] for side in (student, teacher)))
     modifier: Modifier = plugin(plugin.Config(), shapes).double()
     with Refusing():
