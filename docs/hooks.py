@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from docs.pages import commands, language, methods, performance, pipelines  # noqa: E402
+from docs.pages import commands, examples, language, methods, performance, pipelines  # noqa: E402
 from docs.pages.markdown import relinked  # noqa: E402
 from kdscale import plugins  # noqa: E402
 
@@ -44,8 +44,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Tell readers what commands need, which a comment says, and fill in the table of a profile's keys."""
+    """Tell readers what commands need, which a comment says; fill in the table of a profile's keys; mend links."""
     markdown = re.sub(r"^( *)<!-- needs: (.*?) -->\n", r"\1*Needs \2:*\n\n", markdown, flags=re.M)
+    markdown = relinked(
+        markdown, {"../examples/garments/README.md": "tutorial.md", "../examples/first_steps.ipynb": "notebook.md"}
+    )
     return markdown.replace("<!-- table: profile -->", language.profile())
 
 
@@ -60,4 +63,6 @@ def written() -> Iterator[tuple[str, str]]:
     yield "performance.md", performance.page()
     yield from performance.reports()
     yield "slurm.md", relinked((ROOT / "slurm" / "README.md").read_text(), {"../docs/": ""})
+    yield "tutorial.md", examples.tutorial()
+    yield "notebook.md", examples.notebook()
     yield "changelog.md", (ROOT / "CHANGELOG.md").read_text()
