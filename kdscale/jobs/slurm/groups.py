@@ -3,6 +3,7 @@
 stages of equal depth and resources -> one array, unless its tasks wait for different jobs:
   all wait for the same jobs          afterok:12:13
   each waits for one task of an array aftercorr:12        tasks are ordered as their parents are
+  likewise, and all for others too    afterok:9,aftercorr:12
   anything else                       one array for each set of parents
 
 With `resources.pack: n` a task is n of them, side by side, and waits for the parents of all.
@@ -71,9 +72,14 @@ class Group:
         count = len(self.tasks)
         return (self.part(0, count // 2) if count > 1 else None), self.part(count // 2, count)
 
+    @property
+    def apart(self) -> list[frozenset[str]]:
+        """Of each stage: what it must wait for and not all of them must."""
+        return _without_shared(self.parents)
+
     def order_as(self, jobs: Mapping[str, str]) -> None:
         """Put stages that each wait for one task of an array into that array's order."""
-        waits = [[_order(jobs[parent]) for parent in parents if parent in jobs] for parents in self.parents]
+        waits = [[_order(jobs[parent]) for parent in parents if parent in jobs] for parents in self.apart]
         if all(len(one) == 1 for one in waits):
             order = sorted(range(len(waits)), key=lambda index: waits[index])
             self.stages = [self.stages[index] for index in order]
@@ -118,13 +124,20 @@ def dependency(group: Group, jobs: Mapping[str, str]) -> str | None:
         group: whose parents have all been submitted.
         jobs: job by stage; 12 or 12_3.
     """
-    waited = [sorted({jobs[parent] for parent in task.parents if parent in jobs}) for task in group.tasks]
-    if len(waited) > 1 and all(waited[0] != other for other in waited[1:]):
-        arrays = {job.partition("_")[0] for one in waited for job in one}
-        if len(arrays) == 1 and waited == [[f"{next(iter(arrays))}_{index}"] for index in range(len(waited))]:
-            return f"aftercorr:{next(iter(arrays))}"
-    everyone = list(dict.fromkeys(job for one in waited for job in one))
+    waited = [frozenset(jobs[parent] for parent in task.parents if parent in jobs) for task in group.tasks]
+    own = _without_shared(waited)
+    arrays = {job.partition("_")[0] for one in own for job in one}
+    if len(arrays) == 1 and own == [{f"{next(iter(arrays))}_{index}"} for index in range(len(own))]:
+        shared = sorted(waited[0] - own[0])
+        return (f"afterok:{':'.join(shared)}," if shared else "") + f"aftercorr:{next(iter(arrays))}"
+    everyone = list(dict.fromkeys(job for one in waited for job in sorted(one)))
     return "afterok:" + ":".join(everyone) if everyone else None
+
+
+def _without_shared(waited: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """Each without what all wait for; one alone has nothing of its own."""
+    shared = frozenset.intersection(*waited) if waited else frozenset()
+    return [one - shared for one in waited]
 
 
 def _ancestors(plan: Plan, digest: str, known: dict[str, frozenset[str]]) -> frozenset[str]:
@@ -153,8 +166,8 @@ def _depth(stage: PlannedStage, first: set[str]) -> int:
 
 def _by_parents(group: Group) -> Iterator[Group]:
     """Keep together what waits for the same, or for one another's own; else split."""
-    own = len({parents for parents in group.parents}) == len(group.stages) and all(len(p) == 1 for p in group.parents)
-    if own:
+    apart = group.apart
+    if len(set(apart)) == len(group.stages) and all(len(parents) == 1 for parents in apart):
         yield group
         return
     parts: dict[frozenset[str], Group] = {}
