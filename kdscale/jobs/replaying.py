@@ -168,11 +168,13 @@ class _Progress:
 
     def __init__(self, start: Start, last: int, say: Callable[[str], None]) -> None:
         self._first, self._last, self._say = start.step, last, say
-        self._begun = self._said = time.monotonic()
+        self._begun = self._said = 0.0
 
     def __call__(self, step: int) -> None:
         now = time.monotonic()
-        if now - self._said < TOLD_EVERY_S or step == self._first:
+        if step == self._first:  # building is over
+            self._begun = self._said = now
+        if now - self._said < TOLD_EVERY_S:
             return
         self._said = now
         left = (now - self._begun) / (step - self._first) * (self._last - step)
