@@ -84,7 +84,7 @@ class Search:
 
         Raises:
             StageError: another process is at it.
-        ConfigError: nothing that is suggested can be planned.
+            ConfigError: nothing that is suggested can be planned.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._opened.enter_context(alone(self.folder))
