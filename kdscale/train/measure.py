@@ -77,6 +77,7 @@ class _Measurement:
         self.begun, self._written = time.time(), 0.0
 
     def run(self, device: torch.device) -> bool:
+        self.stop.step = 0
         self.folder.write_state(state="running", reason="", step=0, steps=self.definition["cost"]["steps"])
         parents, consumed = parents_of_stage(self.definition, self.root)
         spec, info = parents["student"].spec, parents["student"].info

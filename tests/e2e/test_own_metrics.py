@@ -15,17 +15,19 @@ import yaml
 
 from kdscale.jobs.stage_exports import write_exports
 from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.train.measure import run_measurement
+from kdscale.train.stop import Stop
 from tests.small_sweep import SMALL_DATA, SMALL_TRAIN
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG: dict[str, Any] = {
     "name": "own",
-    "plugins": {"path": ["."], "allow": ["birds"]},
+    "plugins": {"path": ["."], "allow": ["wings"]},
     "data": SMALL_DATA,
     "train": SMALL_TRAIN | {"epochs": 1},
     "engine": {"processes": 2},
     "eval": {
-        "metrics": ["birds.metrics:accuracy"],
+        "metrics": ["wings.metrics:accuracy"],
         "sets": {
             "again": {"limit": 100},
             "other": {"options": SMALL_DATA["options"] | {"seed": 3, "test_rows": 50}, "metrics": []},
@@ -86,9 +88,9 @@ class Place:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A sweep that has ended."""
     path = tmp_path_factory.mktemp("own")
-    (path / "birds").mkdir()
-    (path / "birds" / "__init__.py").touch()
-    (path / "birds" / "metrics.py").write_text(METRICS)
+    (path / "wings").mkdir()
+    (path / "wings" / "__init__.py").touch()
+    (path / "wings" / "metrics.py").write_text(METRICS)
     (path / "own.yaml").write_text(yaml.safe_dump(CONFIG))
     place = Place(path)
     said = place.launched()
@@ -110,7 +112,7 @@ def test_one_process_measures_what_two_have_trained(done: Place) -> None:
 
 
 def test_what_is_asked_for_later_trains_nothing(done: Place) -> None:
-    said = done.launched("eval.metrics=['birds.metrics:accuracy',macro_f1]", EXPORT, "--cluster", "inline")
+    said = done.launched("eval.metrics=['wings.metrics:accuracy',macro_f1]", EXPORT, "--cluster", "inline")
     row = done.row
     assert row["extra"]["metrics"]["accuracy"]["all"] == pytest.approx(row["top1"])
     assert 0 < row["extra"]["metrics"]["macro_f1"] < 1
@@ -125,17 +127,39 @@ def test_what_is_asked_for_later_trains_nothing(done: Place) -> None:
 
 
 def test_a_metric_that_fails_loses_nothing(done: Place) -> None:
-    said = done.launched("eval.metrics=['birds.metrics:broken']", "--cluster", "inline", code=1)
-    problem = "stages.student.eval.metrics: birds.metrics:broken on test raises ZeroDivisionError: division by zero"
+    said = done.launched("eval.metrics=['wings.metrics:broken']", "--cluster", "inline", code=1)
+    problem = "stages.student.eval.metrics: wings.metrics:broken on test raises ZeroDivisionError: division by zero"
     assert problem in " ".join(said.split())
     assert done.row["top1"] is not None
     assert len(done.student.state()["attempts"]) == 1
 
 
+def copied(done: Place, folder: Path) -> Place:
+    shutil.copytree(done.runs / "stages", folder / "runs" / "stages", symlinks=True)
+    shutil.copytree(done.sweep, folder / "runs" / "sweeps" / done.sweep.name)
+    return Place(folder)
+
+
+def test_a_measurement_that_is_stopped_begins_anew(
+    done: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    root = Root(copied(done, tmp_path).runs)
+    folder = next(f for f in root.stages() if f.name == "student-eval" and f.state()["state"] == "done")
+    before = folder.state()["results"]
+    folder.write_state(state="waiting", results=None)
+    stop = Stop()
+    stop.ask("asked to stop by its user")
+    assert not run_measurement(root.path, folder.digest, stop)
+    assert (folder.state()["state"], folder.state()["reason"]) == ("interrupted", "asked to stop by its user")
+    assert run_measurement(root.path, folder.digest)
+    state = folder.state()
+    assert state["results"] | {"wall_s": 0} == before | {"wall_s": 0}
+    assert state["step"] == state["steps"]
+
+
 def test_an_export_that_fails_is_told_and_harms_nothing(done: Place, tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    shutil.copytree(done.runs / "stages", place.runs / "stages", symlinks=True)
-    shutil.copytree(done.sweep, place.runs / "sweeps" / done.sweep.name)
+    place = copied(done, tmp_path)
     plan = json.loads((place.sweep / "plan.json").read_text())
     plan["stages"][place.row["digest"]]["export"] = {"formats": ["safetensors"]}
     (place.sweep / "plan.json").write_text(json.dumps(plan))
