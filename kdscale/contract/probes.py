@@ -43,6 +43,7 @@ def probe(
     *,
     logits: float | None = None,
     zeros_of: Sequence[str] = (),
+    seed: int = 0,
 ) -> Probes:
     """A student's and a teacher's answers to one batch.
 
@@ -51,8 +52,9 @@ def probe(
         features: shapes of each side's, without B.
         logits: how large each is, if it is not to be drawn from a normal distribution; its sign is.
         zeros_of: of `student` and `teacher`, whose first row is zero.
+        seed: of the draws.
     """
-    rng = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(seed)
 
     def outputs(whose: str) -> Probe:
         shapes = [(SIZE, CLASSES), *((SIZE, *shape) for shape in features)]
