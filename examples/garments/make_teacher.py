@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from kdscale.nn.foreign import origin_of  # timm.create_model, on a CPU build of torch too
 
-EPOCHS, BATCH = 16, 50
+EPOCHS, BATCH = 12, 50
 
 
 def pictures(split: str) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ def probe(
         features: shapes of each side's, without B.
         logits: how large each is, if it is not to be drawn from a normal distribution; its sign is.
         zeros_of: of `student` and `teacher`, whose first row is zero.
-        seed: of all that is drawn.
+        seed: of the draws.
     """
     rng = torch.Generator().manual_seed(seed)
 

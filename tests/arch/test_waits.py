@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kdscale import plugins
 from kdscale.api import Modifier, Shapes
 from kdscale.contract.losses import LossSubject
-from kdscale.contract.probes import CLASSES, probe
-from tests.arch.test_plugins import names, source_of
+from kdscale.contract.probes import CLASSES, Probes, probe
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero"}
 """Operations whose answer the host needs: a number, or how many elements there are."""
@@ -37,21 +37,25 @@ class Refusing(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("name", names("losses"))
+def answers(step: int = 0) -> Probes:
+    return probe(torch.float64, seed=step)
+
+
+@pytest.mark.parametrize("name", plugins.available("losses"))
 def test_no_loss_waits(name: str) -> None:
-    loss = LossSubject(plugins.load("losses", name), source_of("losses", name), dtype=torch.float64).build()
+    loss = LossSubject(plugins.load("losses", name), Path(__file__), dtype=torch.float64).build()
     for step in range(2):  # what the first batch sets may be looked at before it is trusted
-        student, teacher, batch = probe(torch.float64, seed=step)
+        student, teacher, batch = answers(step)
         loss(student, teacher, replace(batch, step=step)).sum().backward()
-    student, teacher, batch = probe(torch.float64, seed=2)
+    student, teacher, batch = answers(2)
     with Refusing():
         loss(student, teacher, replace(batch, step=2)).sum().backward()
 
 
-@pytest.mark.parametrize("name", names("modifiers"))
+@pytest.mark.parametrize("name", plugins.available("modifiers"))
 def test_no_modifier_waits(name: str) -> None:
     plugin = plugins.load("modifiers", name)
-    student, teacher, batch = probe(torch.float64)
+    student, teacher, batch = answers()
     shapes = Shapes(CLASSES, *([tuple(f.shape[1:]) for f in side.features] for side in (student, teacher)))
     modifier: Modifier = plugin(plugin.Config(), shapes).double()
     with Refusing():
