@@ -14,7 +14,7 @@ from tests.plugins.drowsy import SLOW_STUDENT
 from tests.small_search import asked_in, written
 
 ROOT = Path(__file__).resolve().parents[2]
-FEWER = ("sweep.trials=3", "stages.student.train.epochs=6")
+FEWER = ("sweep.trials=3", "stages.student.train.epochs=4")
 
 
 def command(tmp_path: Path, *arguments: str) -> list[str]:
@@ -76,7 +76,7 @@ def check_pruned_stages(folder: Path) -> None:
         state = stage.state()
         assert state["state"] == "cancelled"
         assert state["reason"].startswith("pruned by the search at epoch ")
-        assert 0 < state["step"] < 120
+        assert 0 < state["step"] < 80
     page = (folder / "report.html").read_text()
     assert "What failed" not in page
     assert "stopped early" in page
