@@ -24,6 +24,7 @@ def commands(readme: Path) -> list[str]:
 
 @pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 @pytest.mark.skipif(not FASHION.is_dir(), reason=f"no Fashion-MNIST in {FASHION}")
+@pytest.mark.timeout(900)
 def test_the_tutorial_runs_as_its_readme_says(tmp_path: Path, root: Path) -> None:
     mine = tmp_path / "mine"
     shutil.copytree(
