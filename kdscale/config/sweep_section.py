@@ -51,9 +51,8 @@ class Section:
         names = [axis.name for axis in self.axes]
         for twice in {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"{where}: sweep.{twice}: two axes have this name")
-        self.exclude = (
-            [] if self.search else exclusions_of(self.values, self.axes, self._place, lenient=bool(self.flagged))
-        )
+        rules = {} if self.search else self.values
+        self.exclude = exclusions_of(rules, self.axes, self._place, lenient=bool(self.flagged))
 
     def _searched(self, suggested: Suggested | None) -> list[Axis]:
         """The trials of a search, and what each suggestion is averaged over."""
@@ -126,12 +125,9 @@ class Section:
         chance = self.values.get("random")
         drawn = list(chance.get("space") or {}) if isinstance(chance, dict) else []
         searched = list(self.values.get("space") or {}) if is_search(self.values) else []
-        for kind, keys, out in (
-            ("zip", zipped, "zip"),
-            ("random", drawn, "random"),
-            ("space", searched, f"space.{key}"),
-        ):
+        for kind, keys in (("zip", zipped), ("random", drawn), ("space", searched)):
             if key in keys:
+                out = f"space.{key}" if kind == "space" else kind
                 raise ConfigError(
                     f"{FLAG}: {key}: sweep.{kind} goes through its values; take that out with sweep.{out}=null"
                 )

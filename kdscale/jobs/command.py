@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from kdscale import atomic
@@ -168,17 +169,19 @@ def execute(  # noqa: PLR0913
     from kdscale.jobs.sweep_folder import write_sweep
     from kdscale.pipeline.artifacts import SweepFolder
 
-    if search is not None:
-        plan = search.begin(resumed=True)
-    folder = write_sweep(root, search.plan.whole if search else plan, sweep)
-    if options.prepare:
-        from kdscale.jobs.offline import Preparation
+    with ExitStack() as at_the_end:
+        if search is not None:
+            at_the_end.callback(search.end)
+            plan = search.begin(resumed=True)
+        folder = write_sweep(root, search.plan.whole if search else plan, sweep)
+        if options.prepare:
+            from kdscale.jobs.offline import Preparation
 
-        ready = Preparation(plan, root, folder, console).run(profile, detach=options.detach)
-        return DONE if ready else FAILED
-    prepare_folders(root, plan, retry_failed=options.retry_failed, profile=options.profile)
-    launch = Launch(plan, root, folder, console, search)
-    with SweepFolder(folder).launching():
+            ready = Preparation(plan, root, folder, console).run(profile, detach=options.detach)
+            return DONE if ready else FAILED
+        prepare_folders(root, plan, retry_failed=options.retry_failed, profile=options.profile)
+        at_the_end.enter_context(SweepFolder(folder).launching())
+        launch = Launch(plan, root, folder, console, search)
         if options.cluster == "inline":
             return run_inline(launch)
         if profile is not None:
