@@ -64,10 +64,11 @@ class Recent:
             return
         taps = [f"tap {tap}" for tap in getattr(module, "taps", ())]
         self._names = ("logits", *taps[: len(output.features)])
-        pairs = [torch.aminmax(tensor.detach()) for tensor in (output.logits, *output.features)]
-        lows, highs = [pair.min.float() for pair in pairs], [pair.max.float() for pair in pairs]
+        answers = (output.logits, *output.features)
+        # not aminmax, which copies what is channels last: 13 times as slow on a CPU
+        lows, highs = [tensor.amin().float() for tensor in answers], [tensor.amax().float() for tensor in answers]
         if self._now:  # of an earlier part of the step
-            count = len(pairs)
+            count = len(answers)
             lows = [torch.minimum(one, other) for one, other in zip(lows, self._now[:count], strict=True)]
             highs = [torch.maximum(one, other) for one, other in zip(highs, self._now[count:], strict=True)]
         self._now = [*lows, *highs]

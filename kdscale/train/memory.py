@@ -26,8 +26,11 @@ from kdscale.train.build import Parts
 __all__ = ["Memory", "MemoryOfStage", "advice", "is_out_of_memory"]
 
 GB = 1e9
-ROOM = 0.9
-"""Share of the memory that a setting may need to be proposed: what was measured is rough."""
+ROOM = 0.6
+"""Share of the room for samples that a setting may need to be proposed: where memory ends, nobody knows how much more
+the rest of the step would have asked for."""
+LEAST = 0.05
+"""Room for samples, as a share of all else, below which no batch is proposed."""
 _ON_A_CPU = "DefaultCPUAllocator"
 _MOMENTS = {"sgd": 1, "adamw": 2}
 """Copies of the weights that an optimizer keeps."""
@@ -64,11 +67,11 @@ def advice(memory: Memory, spec: StageSpec, world: int, *, splits: bool) -> str:
     train = spec.train
     share = train.batch_size // (world * train.accumulation)
     begun = f"out of memory: {_said(memory)}, at batch {share} a rank"
-    room = ROOM * memory.limit if memory.limit else float(memory.peak)
-    if memory.fixed > room:
+    room = (memory.limit or memory.peak) - memory.fixed
+    if room < LEAST * memory.fixed:
         return f"{begun}: weights, optimizer and teachers alone need {_gb(memory.fixed)}: take a smaller network"
     per_sample = max(0, memory.peak + memory.asked - memory.fixed) / share
-    fitting = [n for n in range(1, share) if share % n == 0 and memory.fixed + n * per_sample <= room]
+    fitting = [n for n in range(1, share) if share % n == 0 and n * per_sample <= ROOM * room]
     if not fitting:
         return f"{begun}: not one sample would fit beside what is there: take a smaller network, or lower data.size"
     most = fitting[-1]

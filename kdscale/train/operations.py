@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdscale.train.ranges import Range, all_finite, bad_samples, floats_in
 
-__all__ = ["FIRST_OPERATION", "Made", "Operations", "Stop"]
+__all__ = ["FIRST_OPERATION", "TORCH", "Made", "Operations", "Stop"]
 
 Stop = Callable[[FrameType | None], None]
 """Given the frame of the user's in which something happened."""
@@ -25,8 +25,9 @@ MOST_OPERATIONS = 10**9
 FIRST_OPERATION = MOST_OPERATIONS + 1
 _UNWRITTEN = ("empty", "new_empty")
 """Operations whose values are whatever the memory held."""
-_TORCH = str(Path(torch.__file__).parent)
-_NOT_THE_USERS = (_TORCH, __file__, "/jaxtyping/", "/beartype/", "<")
+TORCH = str(Path(torch.__file__).parent)
+"""Where torch's own files lie."""
+_NOT_THE_USERS = (TORCH, __file__, "/jaxtyping/", "/beartype/", "<")
 
 
 @dataclass

@@ -29,7 +29,7 @@ from kdscale.train.device import make_deterministic
 from kdscale.train.loop import seed_step, train_step
 from kdscale.train.metrics import Meter
 from kdscale.train.moving import moved_to
-from kdscale.train.operations import FIRST_OPERATION, Stop
+from kdscale.train.operations import FIRST_OPERATION, TORCH, Stop
 from kdscale.train.replay_start import Start
 from kdscale.train.replay_teachers import heard
 from kdscale.train.watching import Found, Watch
@@ -228,6 +228,8 @@ class _Rank:
                     raise
                 called = next((str(one.message) for one in said if "Traceback of forward call" in str(one.message)), "")
                 raise Anomaly(f"{error}{_innermost(called)}") from None
+            except NonFiniteLoss:  # as above
+                pass
         self._found.anomaly = "no operation of the backward pass gives nan"
 
     def _stop_in(self, batch: Batch, stop: Stop) -> None:
@@ -240,7 +242,7 @@ class _Rank:
 def _innermost(called: str) -> str:
     """The line of a forward call's traceback that is the user's, or the library's nearest to it."""
     lines = called.splitlines()
-    places = [at for at, line in enumerate(lines) if line.lstrip().startswith("File ") and "/torch/" not in line]
+    places = [at for at, line in enumerate(lines) if line.lstrip().startswith("File ") and TORCH not in line]
     return "".join(f"\n    {line.strip()}" for line in lines[places[-1] : places[-1] + 2]) if places else ""
 
 
