@@ -26,8 +26,8 @@ def refuse_accumulation(spec: StageSpec, passes: Mapping[str, Sequence[Term]], w
 
 def may_accumulate(spec: StageSpec, *, per_pixel: bool) -> bool:
     """Whether a stage's batches may be computed in parts."""
-    losses = [plugins.load("losses", term.name) for term in spec.terms]
-    modifiers = [plugins.load("modifiers", one.name) for term in spec.terms for one in term.modifiers]
+    losses = [plugins.load("losses", term.name, spec.plugins) for term in spec.terms]
+    modifiers = [plugins.load("modifiers", one.name, spec.plugins) for term in spec.terms for one in term.modifiers]
     whole = any(loss.relational or loss.stateful for loss in losses) or any(one.selects for one in modifiers)
     return not (per_pixel or whole or len(spec.passes) > 1)
 
