@@ -197,4 +197,4 @@ def _agreed(plan: Plan, root: Root, search: Search | None, *, yes: bool) -> bool
         from kdscale.jobs.search_drive import expected
 
         return agreed(*expected(search), root, yes=yes)
-    return agreed(len(plan.todo), sum(stage.cost.bytes for stage in plan.todo), root, yes=yes)
+    return agreed(len(plan.todo), float(sum(stage.cost.bytes for stage in plan.todo)), root, yes=yes)
