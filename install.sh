@@ -212,7 +212,7 @@ install_kdscale() {
     say "installing kdscale[$extras]"
     pip_install "setuptools>=77" wheel
     [[ ",$extras," != *,vision,* && ",$extras," != *,all,* ]] || install_torchvision
-    DS_BUILD_OPS=0 pip_install -c "$VENV/constraints.txt" --editable ".[${extras/all/deepspeed,export,vision,digits,docs,dev}]"
+    DS_BUILD_OPS=0 pip_install -c "$VENV/constraints.txt" --editable ".[${extras/all/deepspeed,export,search,vision,digits,docs,dev}]"
 }
 
 # torchvision 0.n belongs to torch 2.(n - 15). --no-deps: its wheel asks for a CUDA torch.
