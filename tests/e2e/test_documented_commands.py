@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,37 +76,13 @@ def test_the_first_sweep_left_what_its_page_shows(folder: Path) -> None:
     assert len(list((folder / "runs" / "stages").glob("student-*/student.safetensors"))) == 2
 
 
-def given(command: str, folder: Path) -> tuple[int | None, str]:
-    """A command's exit code and what it said. A fork of this process gives it, which has torch imported already."""
-    heard = folder / "said.txt"
-    process = multiprocessing.get_context("fork").Process(target=_as_typed, args=(shlex.split(command), folder, heard))
-    process.start()
-    process.join(200)
-    assert process.exitcode is not None, f"{command} does not end"
-    return process.exitcode, heard.read_text()
-
-
-def _as_typed(words: list[str], folder: Path, heard: Path) -> None:
-    python, script, *arguments = words
-    assert python == "python", words
-    os.setsid()
-    os.chdir(folder)
-    os.environ.update(COLUMNS="100", XDG_CONFIG_HOME=str(folder / "none"))
-    for variable in ("KDSCALE_RUNS", "KDSCALE_REUSE"):
-        os.environ.pop(variable, None)
-    with heard.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-    sys.stdin = Path(os.devnull).open()  # noqa: SIM115
-    sys.argv = [script, *arguments]
-    code: object = 1
-    try:
-        runpy.run_path(script, run_name="__main__")
-        code = 0
-    except SystemExit as ended:
-        code = ended.code or 0
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+def given(command: str, folder: Path) -> tuple[int, str]:
+    """A command's exit code and what it said."""
+    python, *words = shlex.split(command)
+    assert python == "python", command
+    own = {name: text for name, text in os.environ.items() if name not in ("KDSCALE_RUNS", "KDSCALE_REUSE")}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=own | {"COLUMNS": "100", "XDG_CONFIG_HOME": str(folder / "none")},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200,
+    )  # fmt: skip
+    return done.returncode, done.stdout
