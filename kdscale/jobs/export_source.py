@@ -84,9 +84,9 @@ def trained_network(folder: StageFolder, selector: str) -> tuple[StageSpec, Data
     definition, state = folder.definition(), folder.state()
     if state["state"] != "done":
         raise StageError(f"{folder.path.name} is {state['state']}: only what is done has a network to take")
-    weights = folder.snapshot(selector)
-    if selector not in state["weights"] or not weights.exists():
+    if selector not in state["weights"] or not folder.snapshot(selector).exists():
         raise ConfigError(f"weights {selector}: {folder.path.name} has {', '.join(sorted(state['weights']))}")
+    weights = folder.snapshot(selector)
     if checkpoint.file_hash(weights) != state["weights"][selector]:
         raise CheckpointError(f"{weights} is not what the stage recorded: it was changed since")
     spec, info = StageSpec.model_validate(definition["spec"]), DatasetInfo.of(definition["data"]["info"])
