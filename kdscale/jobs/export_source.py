@@ -14,15 +14,14 @@ from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 from kdscale.data.loader import EvalLoader
 from kdscale.errors import CheckpointError, ConfigError, StageError
-from kdscale.nn.build import build_network
+from kdscale.jobs.named_stages import stage_named
 from kdscale.nn.network import Network
-from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
-from kdscale.pipeline.assemble import image_size
-from kdscale.pipeline.names import resolve
+from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.pipeline.assemble import Parent, own_network
 from kdscale.train.build import store_of_stage
 
 __all__ = [
-    "CALIBRATION_IMAGES", "CHECKED_IMAGES", "Finished", "command_of", "finished_stage", "lineage", "stage_named",
+    "CALIBRATION_IMAGES", "CHECKED_IMAGES", "Finished", "command_of", "finished_stage", "lineage",
     "trained_network",
 ]  # fmt: skip
 
@@ -53,6 +52,8 @@ def finished_stage(root: Root, name: str, selector: str) -> Finished:
         CheckpointError: the weights were changed since.
     """
     folder = stage_named(name, root)
+    if folder.definition()["kind"] != "train":
+        raise ConfigError(f"{name} is no stage that trains a network")
     spec, info, network = trained_network(folder, selector)
     definition = folder.definition()
     images, labels = _images(root, definition, spec, "test", CHECKED_IMAGES)
@@ -60,17 +61,6 @@ def finished_stage(root: Root, name: str, selector: str) -> Finished:
     with torch.no_grad():
         expected = torch.cat([network(part).logits.float() for part in torch.split(images, 64)])
     return Finished(folder, spec, info, network, images, labels, seen, expected)
-
-
-def stage_named(name: str, root: Root) -> StageFolder:
-    """A stage that trains a network, by its name. Raises: ConfigError."""
-    folder = resolve(name, root)
-    if isinstance(folder, SweepFolder):
-        stages = ", ".join(sorted({entry["name"] for entry in folder.plan()["stages"].values()}))
-        raise ConfigError(f"{name} is a sweep; name one of its stages, as {name}:STAGE (it has {stages})")
-    if folder.definition()["kind"] != "train":
-        raise ConfigError(f"{name} is no stage that trains a network")
-    return folder
 
 
 def trained_network(folder: StageFolder, selector: str) -> tuple[StageSpec, DatasetInfo, Network]:
@@ -90,7 +80,7 @@ def trained_network(folder: StageFolder, selector: str) -> tuple[StageSpec, Data
     if checkpoint.file_hash(weights) != state["weights"][selector]:
         raise CheckpointError(f"{weights} is not what the stage recorded: it was changed since")
     spec, info = StageSpec.model_validate(definition["spec"]), DatasetInfo.of(definition["data"]["info"])
-    network = build_network(spec.student, info, image_size(spec, info), snapshot=weights, plugins=spec.plugins)
+    network = own_network(Parent(spec, info, weights))
     return spec, info, network.eval().prepare(channels_last=spec.train.channels_last, device="cpu")
 
 

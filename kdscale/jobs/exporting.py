@@ -19,6 +19,7 @@ from kdscale.export.check import Answer, Comparison, alone, compare, in_batches,
 from kdscale.export.deployed import Deployed, Part, describe, parts_of
 from kdscale.export.modeling import Recipe, modeling, recipe_of, use_me, why_not
 from kdscale.jobs.export_source import Finished, command_of, finished_stage, lineage
+from kdscale.jobs.named_stages import short_name
 from kdscale.pipeline.artifacts import Root
 from kdscale.report.citations import bibliography_of
 
@@ -64,7 +65,7 @@ def export(root: Root, wish: Wish, say: Callable[[str], None]) -> Path:
         StageError: the stage is not done, or a file's answers are not the network's.
     """
     finished = finished_stage(root, wish.name, wish.selector)
-    target = wish.out / f"{finished.folder.name}-{finished.folder.digest[:4]}"
+    target = wish.out / short_name(finished.folder)
     if target.exists() and not wish.force:
         raise StageError(f"{target} is there already: --force writes it anew, --out writes elsewhere")
     wish.out.mkdir(parents=True, exist_ok=True)
@@ -201,7 +202,7 @@ def _document(finished: Finished, wish: Wish, root: Root, made: Export) -> dict[
     folder, spec, state = finished.folder, finished.spec, finished.folder.state()
     attempt = state["attempts"][-1]
     return {
-        "schema": 1, "name": f"{folder.name}-{folder.digest[:4]}", "stage": folder.digest,
+        "schema": 1, "name": short_name(folder), "stage": folder.digest,
         "model": state["results"]["model"], "parameters": sum(p.numel() for p in finished.network.model.parameters()),
         "input": describe(finished.network), "class_names": list(finished.info.class_names),
         "per_pixel": finished.network.per_pixel,

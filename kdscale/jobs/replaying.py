@@ -18,12 +18,12 @@ from kdscale import atomic
 from kdscale.api import DatasetInfo
 from kdscale.config.schema import StageSpec
 from kdscale.errors import ConfigError
+from kdscale.jobs.named_stages import short_name, stage_named
 from kdscale.jobs.replay_debugger import stop_in
 from kdscale.jobs.replay_screen import Seen, lines_of, picture_name, picture_of
 from kdscale.jobs.wording import duration
-from kdscale.pipeline.artifacts import Root, StageFolder, SweepFolder
+from kdscale.pipeline.artifacts import Root, StageFolder
 from kdscale.pipeline.failures import failures_of
-from kdscale.pipeline.names import resolve
 from kdscale.train.device import device_of_rank
 from kdscale.train.replay import Replayed, Wanted, replay
 from kdscale.train.replay_start import Start, start_before
@@ -57,13 +57,13 @@ def replay_stage(root: Root, wish: Wish, say: Callable[[str], None]) -> Path:
         ConfigError: nothing is called so, it has no such step, or does not say at which it failed.
         KDScaleError: what the stage reads is not there.
     """
-    folder = _stage(root, wish.name)
+    folder = stage_named(wish.name, root)
     definition = folder.definition()
     if definition["kind"] != "train":
         raise ConfigError(f"{wish.name} is a {definition['kind']} stage: only what trains has steps to replay")
     spec = StageSpec.model_validate(definition["spec"])
     step = _step(folder, definition, wish)
-    target = wish.out / f"{folder.name}-{folder.digest[:4]}-step{step}"
+    target = wish.out / f"{short_name(folder)}-step{step}"
     _demand_free(target)
     device = device_of_rank()
     _settle(folder, say, device)
@@ -86,14 +86,6 @@ def failed_step(folder: StageFolder) -> int | None:
         return int(named[1])
     recorded = failures_of(folder.logs)
     return int(recorded[0]["step"]) if recorded else None
-
-
-def _stage(root: Root, name: str) -> StageFolder:
-    found = resolve(name, root)
-    if isinstance(found, SweepFolder):
-        stages = ", ".join(sorted({entry["name"] for entry in found.plan()["stages"].values()}))
-        raise ConfigError(f"{name} is a sweep; name one of its stages, as {name}:STAGE (it has {stages})")
-    return found
 
 
 def _step(folder: StageFolder, definition: Mapping[str, Any], wish: Wish) -> int:

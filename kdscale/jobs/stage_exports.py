@@ -8,6 +8,7 @@ from typing import Any
 
 from kdscale import atomic
 from kdscale.config.schema import ExportConfig
+from kdscale.jobs.named_stages import short_name
 from kdscale.pipeline.artifacts import Root, StageFolder
 
 __all__ = ["write_exports"]
@@ -37,7 +38,7 @@ def _wished(root: Path, sweep: Path) -> Iterator[tuple[StageFolder, ExportConfig
 
 
 def _exported(folder: StageFolder, wish: ExportConfig, root: Root, say: Callable[[str], None]) -> bool:
-    target = root.path / "exports" / f"{folder.name}-{folder.digest[:4]}"
+    target = root.path / "exports" / short_name(folder)
     if target.is_dir():
         return True
     from kdscale.jobs.exporting import Wish, export

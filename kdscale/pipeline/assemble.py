@@ -38,6 +38,7 @@ __all__ = [
     "assemble",
     "dry_backward",
     "image_size",
+    "own_network",
     "plugin_config",
     "teacher_network",
 ]
@@ -193,6 +194,11 @@ def teacher_network(parent: Parent, info: DatasetInfo, size: int, taps: Sequence
         spec.student, parent.info, image_size(spec, parent.info), taps=taps, seed=spec.seed, snapshot=parent.weights,
         views=(info.channels, size), plugins=spec.plugins,
     )  # fmt: skip
+
+
+def own_network(parent: Parent) -> Network:
+    """A producer's network as it is evaluated: shown the images of its own data, without taps."""
+    return teacher_network(parent, parent.info, image_size(parent.spec, parent.info), ())
 
 
 def _term(term: TermConfig, where: str, seen: _Seen) -> Term:

@@ -37,10 +37,15 @@ from kdscale.train.evaluate import Evaluator
 from kdscale.train.loop import BatchSource
 from kdscale.train.stop import Stop
 
-__all__ = ["Parts", "build", "parents_of_stage", "store_of_stage"]
+__all__ = ["Parts", "build", "evaluation_rows", "parents_of_stage", "store_of_stage"]
 
 EVALUATION_BATCH = 256
 """Rows a rank answers at once in evaluation, of maps an eighth; no figure depends on it."""
+
+
+def evaluation_rows(*, per_pixel: bool) -> int:
+    """How many rows a rank answers at once in evaluation."""
+    return EVALUATION_BATCH // 8 if per_pixel else EVALUATION_BATCH
 
 
 @dataclass
@@ -91,7 +96,7 @@ class Parts:
         """An evaluator of one split; None when it has no rows."""
         data = self.train_loader.data
         per_pixel = self.store.info.per_pixel
-        rows = EVALUATION_BATCH // 8 if per_pixel else EVALUATION_BATCH
+        rows = evaluation_rows(per_pixel=per_pixel)
         loader = EvalLoader(self.store, data, split, batch_size=rows, rank=ranks.rank(), world=ranks.world())
         if not loader.samples:
             return None

@@ -12,14 +12,11 @@ from kdscale import plugins
 from kdscale.api import Dataset
 from kdscale.config.schema import StageSpec
 from kdscale.data.store import Progress, Store, write_store
-from kdscale.errors import StageError
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
+from kdscale.train.attempts import STATE_EVERY_S, planned_stage
 from kdscale.train.stop import Interrupted, Stop
 
 __all__ = ["run_conversion"]
-
-STATE_EVERY_S = 1.0
-"""How often the state file, which screens read, is rewritten."""
 
 
 def run_conversion(root_path: Path, digest: str, stop: Stop | None = None) -> bool:
@@ -32,9 +29,7 @@ def run_conversion(root_path: Path, digest: str, stop: Stop | None = None) -> bo
         DataError: the data is missing or damaged, or the disk is full.
         StageError: another live attempt holds the stage.
     """
-    folder = Root.find(root_path).stage(digest)
-    if folder is None:
-        raise StageError(f"no stage {digest[:12]} under {root_path}: was it planned with another --runs?")
+    folder = planned_stage(Root.find(root_path), digest)
     if folder.state().get("state") == "done":
         return True
     definition = folder.definition()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,15 @@ import torch
 
 from kdscale import ranks
 from kdscale.cache.folder import CacheFolder
-from kdscale.config.schema import StageSpec
 from kdscale.data.loader import TrainViews
-from kdscale.errors import StageError
-from kdscale.pipeline.artifacts import Claim, Root, StageFolder
 from kdscale.pipeline.cache_need import CacheNeed, part_of
+from kdscale.train.attempts import STATE_EVERY_S, Attempt, attempted
 from kdscale.train.build import parents_of_stage, store_of_stage
 from kdscale.train.caches import create_cache
-from kdscale.train.device import device_of_rank
 from kdscale.train.filler import Filler
-from kdscale.train.held import held
-from kdscale.train.records import attempt_record
 from kdscale.train.stop import Stop
 
 __all__ = ["run_fill"]
-
-STATE_EVERY_S = 1.0
-"""How often the state file, which screens read, is rewritten."""
 
 
 def run_fill(root_path: Path, digest: str, stop: Stop | None = None) -> bool:
@@ -44,29 +37,15 @@ def run_fill(root_path: Path, digest: str, stop: Stop | None = None) -> bool:
         StageError: its teacher is not done or changed, or another live attempt holds the stage.
         CacheError: the cache cannot be written.
     """
-    root = Root.find(root_path)
-    folder = root.stage(digest)
-    if folder is None:
-        raise StageError(f"no stage {digest[:12]} under {root_path}: was it planned with another --runs?")
-    if folder.state().get("state") == "done":
-        return True
-    definition = folder.definition()
-    spec, device = StageSpec.model_validate(definition["spec"]), device_of_rank()
-    with held(folder, attempt_record(definition, spec, device)) as claim:
-        return _Fill(root, folder, definition, spec, stop or Stop(), claim).run(device)
+    return attempted(_Fill, root_path, digest, stop)
 
 
-class _Fill:
+@dataclass
+class _Fill(Attempt):
     """One attempt at a fill stage."""
 
-    def __init__(
-        self, root: Root, folder: StageFolder, definition: dict[str, Any], spec: StageSpec, stop: Stop,
-        claim: Claim | None,
-    ) -> None:  # fmt: skip
-        self.root, self.folder, self.definition, self.spec = root, folder, definition, spec
-        self.stop, self.claim = stop, claim
-        self.need = CacheNeed.of(definition["need"])
-        self.begun = time.time()
+    def __post_init__(self) -> None:
+        self.need = CacheNeed.of(self.definition["need"])
         self._written = 0.0
 
     def run(self, device: torch.device) -> bool:

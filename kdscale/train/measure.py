@@ -11,6 +11,7 @@ import numbers
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,17 @@ from torch import Tensor, nn
 
 from kdscale import plugins
 from kdscale.api import Batch, DatasetInfo, Outputs
-from kdscale.config.schema import DataConfig, PluginsConfig, StageSpec
+from kdscale.config.schema import DataConfig, PluginsConfig
 from kdscale.data.loader import EvalLoader
 from kdscale.errors import StageError
-from kdscale.nn.build import build_network
-from kdscale.pipeline.artifacts import Claim, Root, StageFolder
-from kdscale.pipeline.assemble import image_size
-from kdscale.train.build import EVALUATION_BATCH, parents_of_stage, store_of_stage
-from kdscale.train.device import device_of_rank
+from kdscale.pipeline.assemble import own_network
+from kdscale.train.attempts import STATE_EVERY_S, Attempt, attempted
+from kdscale.train.build import evaluation_rows, parents_of_stage, store_of_stage
 from kdscale.train.evaluate import Evaluator, Figures
-from kdscale.train.held import held
 from kdscale.train.pixels import PixelFigures
-from kdscale.train.records import attempt_record
 from kdscale.train.stop import Interrupted, Stop
 
 __all__ = ["measured_by", "run_measurement"]
-
-STATE_EVERY_S = 1.0
-"""How often the state file, which screens read, is rewritten."""
 
 Metric = Callable[[Tensor, Tensor], Any]
 
@@ -53,37 +47,22 @@ def run_measurement(root_path: Path, digest: str, stop: Stop | None = None) -> b
         StageError: the network is not there or changed, a metric fails, or another live attempt holds the stage.
         PluginError: a metric cannot be imported.
     """
-    root = Root.find(root_path)
-    folder = root.stage(digest)
-    if folder is None:
-        raise StageError(f"no stage {digest[:12]} under {root_path}: was it planned with another --runs?")
-    if folder.state().get("state") == "done":
-        return True
-    definition = folder.definition()
-    spec, device = StageSpec.model_validate(definition["spec"]), device_of_rank()
-    with held(folder, attempt_record(definition, spec, device)) as claim:
-        return _Measurement(root, folder, definition, spec, stop or Stop(), claim).run(device)
+    return attempted(_Measurement, root_path, digest, stop)
 
 
-class _Measurement:
+@dataclass
+class _Measurement(Attempt):
     """One attempt at a measuring stage."""
 
-    def __init__(
-        self, root: Root, folder: StageFolder, definition: dict[str, Any], spec: StageSpec, stop: Stop,
-        claim: Claim | None,
-    ) -> None:  # fmt: skip
-        self.root, self.folder, self.definition, self.spec = root, folder, definition, spec
-        self.stop, self.claim = stop, claim
-        self.begun, self._written = time.time(), 0.0
+    def __post_init__(self) -> None:
+        self._written = 0.0
 
     def run(self, device: torch.device) -> bool:
         self.stop.step = 0
         self.folder.write_state(state="running", reason="", step=0, steps=self.definition["cost"]["steps"])
         parents, consumed = parents_of_stage(self.definition, self.root)
-        spec, info = parents["student"].spec, parents["student"].info
-        weights = parents["student"].weights
-        network = build_network(spec.student, info, image_size(spec, info), snapshot=weights, plugins=spec.plugins)
-        network = network.eval().prepare(spec.train.channels_last, device)
+        channels_last = parents["student"].spec.train.channels_last
+        network = own_network(parents["student"]).eval().prepare(channels_last, device)
         self._device, self._network = device, network
         try:
             results: dict[str, Any] = {
@@ -134,7 +113,7 @@ class _Measurement:
         """Figures of a test split, its logits (N, C) and labels (N,); of pixels, which are too many, neither."""
         store = store_of_stage(self.definition | {"data": entry}, self.root, data.stage_to, self.stop.move)
         info = DatasetInfo.of(entry["info"])
-        rows = EVALUATION_BATCH // 8 if info.per_pixel else EVALUATION_BATCH
+        rows = evaluation_rows(per_pixel=info.per_pixel)
         loader = EvalLoader(store, data, "test", batch_size=rows, rank=0, world=1)
         kept = _Kept(self._network, self._told, keeps=not info.per_pixel)
         evaluator = Evaluator(

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 
 from kdscale import atomic, checkpoint, ranks
 from kdscale.config.schema import StageSpec
-from kdscale.errors import NonFiniteLoss, StageError
+from kdscale.errors import NonFiniteLoss
 from kdscale.pipeline.artifacts import Claim, Root, StageFolder
 from kdscale.pipeline.profiles import Profiles
 from kdscale.trackers.spool import Spool
+from kdscale.train.attempts import STATE_EVERY_S, planned_stage
 from kdscale.train.build import Parts, build
 from kdscale.train.device import device_of_rank, make_deterministic, settle_heap
 from kdscale.train.evaluate import Evaluator, Figures
@@ -42,9 +43,6 @@ log = logging.getLogger(__name__)
 MOST_ROLLBACKS = 5
 """Batches that `on_nonfinite: rollback` passes over before it gives up."""
 
-STATE_EVERY_S = 1.0
-"""How often the state file, which screens read, may be rewritten."""
-
 
 def run_stage(root_path: Path, digest: str, stop: Stop | None = None) -> Outcome:
     """Run a training stage on this process; called by all of the stage's ranks.
@@ -54,9 +52,7 @@ def run_stage(root_path: Path, digest: str, stop: Stop | None = None) -> Outcome
         KDScaleError: whatever else ended it; the state file is the caller's to write.
     """
     root = Root.find(root_path)
-    folder = root.stage(digest)
-    if folder is None:
-        raise StageError(f"no stage {digest[:12]} under {root_path}: was it planned with another --runs?")
+    folder = planned_stage(root, digest)
     if folder.state().get("state") == "done":
         return "done"
     run = _StageRun(root, folder, stop or Stop())
