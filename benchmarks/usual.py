@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from benchmarks.bare import LR, MOMENTUM, TEMPERATURE, WEIGHT_DECAY, soft_target_loss
 from benchmarks.turns import Turns, forget_peak
 from kdscale.models.resnet_cifar import ResNetCifar
-from kdscale.nn.foreign import _let_torchvision_load
+from kdscale.nn.foreign import let_torchvision_load
 
 BATCH = 64
 LOADER_WORKERS = 2
@@ -41,7 +41,7 @@ class Pictures(Dataset[tuple[Any, int]]):
     def __init__(self, folder: Path) -> None:
         self.images, self.labels = np.load(folder / "originals.npy"), np.load(folder / "original_labels.npy")
         mean, std = np.load(folder / "pixels.npy").tolist()
-        _let_torchvision_load()  # its wheel wants a CUDA build of torch
+        let_torchvision_load()  # its wheel wants a CUDA build of torch
         from torchvision import transforms
 
         self.transform = transforms.Compose(

@@ -103,7 +103,7 @@ HIDDEN = ("kdscale", "numpy", "PIL", "safetensors", "onnx", "onnxruntime", "pyda
 _HIDE = "import sys\nfor name in sys.argv[1].split(','): sys.modules[name] = None\nsys.path.insert(0, sys.argv[2])\n"
 _WITH_TORCHVISION = (
     "import sys\nsys.path.insert(0, sys.argv[2])\n"
-    "from kdscale.nn.foreign import _let_torchvision_load\n_let_torchvision_load()\n"  # beside a torch without CUDA
+    "from kdscale.nn.foreign import let_torchvision_load\nlet_torchvision_load()\n"  # beside a torch without CUDA
 )
 _ANSWER = """
 import torch
@@ -122,7 +122,7 @@ def alone(folder: Path, needs: Sequence[str]) -> Answer:
 
     Args:
         folder: where modeling.py and model.safetensors lie.
-        needs: packages that it imports beside torch; where torchvision is one, nothing is hidden.
+        needs: packages that it imports beside torch; where there are any, nothing is hidden.
     """
 
     def answer(images: Tensor, size: int) -> Tensor:
@@ -142,7 +142,7 @@ def tried(folder: Path, picture: Path, needs: Sequence[str]) -> str:
 
 
 def _by_itself(folder: Path, code: str, needs: Sequence[str], *arguments: str) -> str:
-    before = _WITH_TORCHVISION if "torchvision" in needs else _HIDE
+    before = _WITH_TORCHVISION if needs else _HIDE  # timm imports torchvision too
     command = [
         sys.executable,
         "-I",

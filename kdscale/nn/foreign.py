@@ -17,7 +17,7 @@ from torch import nn
 from kdscale.config.schema import PluginsConfig
 from kdscale.errors import ConfigError
 
-__all__ = ["Origin", "Preprocessing", "check_arguments", "origin_of"]
+__all__ = ["Origin", "Preprocessing", "check_arguments", "let_torchvision_load", "origin_of"]
 
 CLASSES = ("classes", "num_classes", "n_classes")
 CHANNELS = ("channels", "in_channels", "in_chans")
@@ -146,7 +146,7 @@ def _near(name: str, known: Sequence[str]) -> str:
 
 
 def _import_torchvision_models() -> Any:
-    _let_torchvision_load()
+    let_torchvision_load()
     try:
         from torchvision import models
     except ImportError as error:
@@ -157,7 +157,7 @@ def _import_torchvision_models() -> Any:
 
 
 def _import_timm() -> Any:
-    _let_torchvision_load()  # timm imports torchvision
+    let_torchvision_load()  # timm imports torchvision
     try:
         import timm
     except ImportError as error:
@@ -165,7 +165,7 @@ def _import_timm() -> Any:
     return timm
 
 
-def _let_torchvision_load() -> None:
+def let_torchvision_load() -> None:
     """Declare two operators that torchvision's wheel defines in a library linked against CUDA.
 
     On a CPU build of torch that library does not load, and `import torchvision` dies with "operator

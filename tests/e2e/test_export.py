@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -215,15 +216,26 @@ def test_whatever_trained_it_a_network_is_exported(sandbox: Make, tmp_path: Path
     assert {"model.pt2", "model.onnx"} <= checked
 
 
+LIBRARIES = {
+    "torchvision": "{model: 'torchvision:resnet18'}",
+    "timm": "{model: 'timm:vit_tiny_patch16_224', img_size: 32, patch_size: 8, embed_dim: 48, depth: 2, num_heads: 3}",
+}
+
+
 @MATRIX
-def test_a_library_s_network_says_which(sandbox: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_s_network_says_which(sandbox: Make, tmp_path: Path, library: str) -> None:
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
     box = sandbox(
-        "runs", "stages.student=null", "engine.processes=1", "stages.teacher.student={model: 'torchvision:resnet18'}",
+        "runs", "stages.student=null", "engine.processes=1", f"stages.teacher.student={LIBRARIES[library]}",
         "data.options.size=32", "data.options.channels=3",
     )  # fmt: skip
     assert set(box.run().values()) == {"done"}
     folder, _ = exported(box, tmp_path)
-    assert "import torchvision" in (folder / "modeling.py").read_text()
+    assert f"import {library}" in (folder / "modeling.py").read_text()
+    document = json.loads((folder / "model.json").read_text())
+    assert {one["what"] for one in document["checked"]["files"]} == {"modeling.py", "model.pt2", "model.onnx"}
 
 
 def test_what_differs_is_not_exported(done: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
