@@ -24,7 +24,10 @@ do.
 
 What students reach, method by method and pipeline by pipeline: [Methods compared](performance-methods.md),
 [Pipelines compared](performance-pipelines.md). A step on many GPUs, on paper: [At scale](performance-at_scale.md).
-Why things are as they are, with figures: [Decisions](decisions.md).
+Why things are as they are, with figures: [Decisions](decisions.md); what changes were expected to bring, and what they
+brought: [Expected and found](performance-notes.md).
+
+No figure of a GPU exists yet: `python -m benchmarks.gpu` measures there, and was tried on a CPU only.
 """
 REPORTS = {"methods": "Methods compared", "pipelines": "Pipelines compared", "at_scale": "At scale, on paper"}
 MACHINE = {"processor": "{}", "cores": "{} cores", "torch": "torch {}", "python": "Python {}"}
@@ -48,6 +51,7 @@ def reports() -> Iterator[tuple[str, str]]:
         head = first.removeprefix("# ")
         said = f"# {title}\n\n{prose(head) if head != title else ''}\n{rest}"
         yield f"performance-{name}.md", relinked(said, {f"{name}.png": f"benchmarks/{name}.png"})
+    yield "performance-notes.md", (ROOT / "benchmarks" / "NOTES.md").read_text()
 
 
 def _measured(name: str, found: Mapping[str, Any]) -> Iterator[str]:
