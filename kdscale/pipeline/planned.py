@@ -21,7 +21,7 @@ class Reuse:
 
     done: bool
     state: str = "waiting"
-    """What the stage's folder says; waiting when there is none."""
+    """What the stage's folder says; waiting when there is none, lost when its process is gone."""
     because: str = "not made yet"
     replace: bool = False
     """The folder holds something that must make way before the stage runs."""

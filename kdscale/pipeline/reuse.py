@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdscale.errors import CacheError
-from kdscale.pipeline.artifacts import Root, StageFolder
+from kdscale.pipeline.artifacts import UNDER_WAY, Root, StageFolder
 from kdscale.pipeline.cache_need import CacheNeed, part_of
 from kdscale.pipeline.planned import FRESH, NEW, PlannedStage, Reuse
 
@@ -27,7 +27,7 @@ def judge(
     folder = found.get(stage.digest)
     if folder is None:
         return NEW
-    state = folder.state().get("state", "waiting")
+    state = _state(folder)
     if forced:
         return Reuse(done=False, state=state, because=FRESH, replace=True)
     if state != "done":
@@ -36,6 +36,12 @@ def judge(
     if changed:
         return Reuse(done=False, state=state, because=changed, replace=True)
     return Reuse(done=True, state="done", because=f"done ({folder.path})")
+
+
+def _state(folder: StageFolder) -> str:
+    """What a stage's folder says; lost, where it says that a process is at work which is gone."""
+    state = str(folder.state().get("state", "waiting"))
+    return "lost" if state in UNDER_WAY and folder.claimant() is None else state
 
 
 def _changed(
@@ -73,7 +79,7 @@ def judge_fill(stage: PlannedStage, root: Root, teacher: PlannedStage, *, forced
         forced: the user wants it made anew.
     """
     folder = root.stage(stage.digest)
-    state = folder.state()["state"] if folder is not None else "waiting"
+    state = _state(folder) if folder is not None else "waiting"
     need = CacheNeed.of(stage.definition["need"])
     source = root.stage(need.teacher)
     weights = source.state().get("weights", {}).get(need.selector) if source is not None else None

@@ -344,6 +344,18 @@ def test_fresh_remakes_a_stage_and_what_was_made_from_it(plan: Planning, halfway
         plan(fresh=("tutor",))
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_a_stage_whose_process_is_gone_is_lost_and_not_running(plan: Planning, halfway: Root, held: bool) -> None:
+    folder = halfway.create_stage("student", only(plan(), "student").digest)
+    claim = folder.claim({})
+    folder.write_state(state="running")
+    if not held:
+        claim.release()
+    found = only(plan(), "student").reuse
+    assert (found.done, found.state) == (False, "running" if held else "lost")
+    assert found.because == f"{found.state}, goes on from where it stopped"
+
+
 def test_a_parent_with_other_weights_than_it_was_made_from(plan: Planning, halfway: Root) -> None:
     folder = halfway.stage(only(plan(), "teacher").digest)
     assert folder is not None
