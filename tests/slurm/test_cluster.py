@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from tests.matrix import MATRIX
 from tests.plugins.drowsy import SLOWLY_TAUGHT
 from tests.slurm.conftest import PROFILE, ROOT, Drill, Make, control, own_net, wait_until
 
@@ -69,6 +70,7 @@ def test_a_preempted_job_comes_back(drill: Make, undisturbed: Callable[..., Dril
     demand_equal(box, undisturbed(*SLOWLY, ONLY_TEACHER, processes=2), "teacher")
 
 
+@MATRIX
 def test_a_requeued_job_goes_on(drill: Make, undisturbed: Callable[..., Drill]) -> None:
     """By an administrator: killed after KillWait at the latest."""
     box = drill()

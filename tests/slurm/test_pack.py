@@ -56,7 +56,8 @@ def test_one_that_fails_takes_nobody_else_s_children_with_it(drill: Make) -> Non
     wait_until(lambda: not shell("squeue", "--noheader"), 30)
 
 
-@pytest.mark.parametrize("disturb", ["killed", pytest.param("requeued", marks=MATRIX)])
+@MATRIX
+@pytest.mark.parametrize("disturb", ["killed", "requeued"])
 def test_a_disturbed_pack_comes_back(drill: Make, undisturbed: Callable[..., Drill], disturb: str) -> None:
     box = drill()
     box.sweep(*TWO_LONG, ONE_CORE, PACKED, detach=True)
