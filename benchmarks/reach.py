@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -31,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import REPOSITORY, RESULTS, Row, row, write
+from benchmarks.figures import REPOSITORY, RESULTS, Row, machine, row, write
 from benchmarks.train import write_originals
 from kdscale import plugins
 from kdscale.config.load import load
@@ -53,7 +52,7 @@ RECIPE = (
 """What the short way changes: a rate that rises before it falls, twice as many steps an epoch at the same rate, and one
 view of each image, which few epochs do not outlive."""
 
-SIDE_BY_SIDE = ("stages.student.engine.processes=1", f"limits.parallel={os.cpu_count() or 1}")
+SIDE_BY_SIDE = ("stages.student.engine.processes=1", f"limits.parallel={machine()['cores']}")
 """Of a sweep: as many students at a time as there are cores, which then share no gradients."""
 
 
@@ -121,7 +120,7 @@ def usual(originals: Path, epochs: int, teacher: Path) -> tuple[float, float]:
     return time.perf_counter() - begun, float(json.loads(said.splitlines()[-1])["top1"])
 
 
-def equal(runs: Runs, given: argparse.Namespace, wanted: float) -> dict[str, Any]:
+def equal(runs: Runs, given: argparse.Namespace) -> dict[str, Any]:
     """As many epochs as the usual way, for one student and for all of a sweep."""
     return {"kdscale": {count: runs.students(given.epochs, count) for count in (1, given.students)}}
 
@@ -146,9 +145,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]
     before = usual(folder / "originals", given.epochs, runs.teacher)
     tell("the usual way", before)
     found: dict[str, dict[str, Any]] = {}
-    for way, measured in {"equal": equal, "short": short}.items():
+    for way in GOALS:
         if given.way in {None, way}:
-            found[way] = measured(runs, given, before[1])
+            found[way] = equal(runs, given) if way == "equal" else short(runs, given, wanted=before[1])
             after = usual(folder / "originals", given.epochs, runs.teacher)
             found[way]["usual"] = [before, after]
             tell(way, found[way])

@@ -35,6 +35,8 @@ class Attempt(ABC):
     stop: Stop
     claim: Claim | None
     begun: float = field(default_factory=time.time, init=False)
+    _written: float = field(default=0.0, init=False)
+    """When its state was last written, by the monotonic clock."""
 
     @abstractmethod
     def run(self, device: torch.device) -> bool:

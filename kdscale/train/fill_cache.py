@@ -46,7 +46,6 @@ class _Fill(Attempt):
 
     def __post_init__(self) -> None:
         self.need = CacheNeed.of(self.definition["need"])
-        self._written = 0.0
 
     def run(self, device: torch.device) -> bool:
         parents, consumed = parents_of_stage(self.definition, self.root)

@@ -11,7 +11,6 @@ import numbers
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,8 @@ def run_measurement(root_path: Path, digest: str, stop: Stop | None = None) -> b
     return attempted(_Measurement, root_path, digest, stop)
 
 
-@dataclass
 class _Measurement(Attempt):
     """One attempt at a measuring stage."""
-
-    def __post_init__(self) -> None:
-        self._written = 0.0
 
     def run(self, device: torch.device) -> bool:
         self.stop.step = 0
