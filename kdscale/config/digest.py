@@ -21,7 +21,7 @@ from kdscale.config.schema import Experiment, StageConfig, StageSpec, StudentCon
 
 __all__ = ["NUMERICS", "identity", "stage_digest", "variant_of"]
 
-NUMERICS = 4
+NUMERICS = 5
 """Raised when kdscale itself changes numbers (order, views, split, initial weights, the step, snapshots)."""
 
 DIGEST_SCHEMA = 1

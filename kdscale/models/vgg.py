@@ -6,7 +6,8 @@ ICLR 2015; the CIFAR form (vgg8 to vgg19 with BN and a single linear layer) as i
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
 __all__ = ["Vgg"]
 
@@ -68,11 +69,15 @@ class Vgg(nn.Module):
         x = self.relus[1](self.stage1(self.halve(x)))
         x = self.relus[2](self.stage2(self.halve(x)))
         x = self.relus[3](self.stage3(self.halve(x)))
-        if x.shape[-1] >= 8:  # images of 64 pixels and more
-            x = self.halve(x)
-        x = self.relus[4](self.stage4(x))
+        x = self.relus[4](self.stage4(_halved_if_large(x)))
         logits: Tensor = self.head(self.pool(x))
         return logits
+
+
+@fx.wrap  # a graph of the network keeps it whole: what it decides by is not known before there are images
+def _halved_if_large(x: Tensor) -> Tensor:
+    """Maps of images of 64 pixels and more are pooled once more."""
+    return F.max_pool2d(x, 2) if x.shape[-1] >= 8 else x
 
 
 def _block(inward: int, outward: int, convolutions: int) -> nn.Sequential:
