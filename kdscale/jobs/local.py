@@ -11,10 +11,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kdscale import atomic
 from kdscale.jobs.causes import FREE_SPACE, HELD, blamed, causes_of, forget_causes
+from kdscale.jobs.gpus import Gpus
 from kdscale.jobs.prepare import note_cancelled, note_state, why_cancelled
 from kdscale.jobs.retries import judge
 from kdscale.jobs.stage_job import CANCELLED, DONE, INTERRUPTED, NO_SPACE
@@ -70,7 +72,7 @@ class LocalRun:
         self._parallel, self._threads = parallel, threads
         self._running: dict[str, _Running] = {}
         self._waiting = {stage.digest: stage for stage in plan.todo}
-        self._first = plan.measured_first
+        self._first, self._gpus = plan.measured_first, Gpus()
         self._not_before: dict[str, float] = {}
         """When a stage that failed in passing runs again, by the monotonic clock."""
         self._others: set[str] = set()
@@ -181,9 +183,9 @@ class LocalRun:
         attempt = len(folder.state().get("attempts", [])) + 1
         world, port = stage.processes, _free_port()
         forget_causes(folder.path, attempt, world)
-        pids = []
+        pids, gpus = [], self._gpus.lend(stage.digest, world)
         for rank in range(world):
-            environment = {
+            environment = gpus | {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
                 "OMP_NUM_THREADS": str(self._threads or threads_of(world, self._parallel)),
@@ -203,6 +205,7 @@ class LocalRun:
                     running.ended[pid] = code
             if len(running.ended) == len(running.pids):
                 del self._running[digest]
+                self._gpus.take_back(digest)
                 self._end(running)
             elif any(code not in (DONE, INTERRUPTED, CANCELLED) for code in running.ended.values()):
                 self._give_up_on_the_rest(running)
@@ -216,8 +219,7 @@ class LocalRun:
 
     def _end(self, running: _Running) -> None:
         """Decide what an ended stage is, from its exit codes and what its ranks wrote down."""
-        folder, stage = running.folder, running.stage
-        state = folder.state()
+        folder, stage, state = running.folder, running.stage, running.folder.state()
         if state.get("state") == "done":
             self._note_end(running, "done")
             self._conclude(stage.digest, "done")
@@ -274,10 +276,8 @@ class LocalRun:
     def _signal(self, running: _Running, number: int) -> None:
         for pid in running.pids:
             if pid not in running.ended:
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, number)
-                except ProcessLookupError:
-                    continue
 
     def _folder(self, stage: PlannedStage) -> StageFolder:
         folder = self._root.stage(stage.digest)
