@@ -61,9 +61,9 @@ class Pictures(Dataset[tuple[Any, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def networks(depth: int) -> tuple[nn.Module, nn.Module]:
+def networks(depth: int, seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """Teacher and student; which weights they have decides no time."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return ResNetCifar(classes=10, channels=1, depth=TEACHER_DEPTH), ResNetCifar(classes=10, channels=1, depth=depth)
 
 

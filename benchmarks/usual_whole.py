@@ -1,6 +1,6 @@
 """A distillation the usual way to its end: the plain loop of benchmarks/usual.py under a schedule, then its accuracy.
 
-    python -m benchmarks.usual_whole FOLDER DEPTH EPOCHS TEACHER        TEACHER: a network's safetensors
+    python -m benchmarks.usual_whole FOLDER DEPTH EPOCHS TEACHER SEED       TEACHER: a network's safetensors
 
 Prints one JSON line: the student's top-1 on test.
 """
@@ -50,11 +50,11 @@ def top1(student: nn.Module, folder: Path) -> float:
     return float((found == labels).float().mean())
 
 
-def main(place: str, depth: str, epochs: str, weights: str) -> None:
+def main(place: str, depth: str, epochs: str, weights: str, seed: str) -> None:
     """Train and say what it came to."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     folder = Path(place)
-    teacher, student = networks(int(depth))
+    teacher, student = networks(int(depth), int(seed))
     teacher.load_state_dict(load_file(weights))
     train(Pictures(folder), teacher, student, int(epochs))
     student.eval()
