@@ -1,6 +1,7 @@
 """Run the benchmarks and show what they reach: `make bench`.
 
-    python -m benchmarks.run [step memory startup loader resume submit losses train pack scaling footprint] [--quick]
+    python -m benchmarks.run [step memory startup loader resume submit losses train pack scaling footprint teachers]
+                            [--quick]
 
 Each leaves its figures as benchmarks/results/NAME.json, and all are drawn in benchmarks/results/index.html. Exit code 1
 when a target is missed.
@@ -16,7 +17,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import footprint, losses, memory, pack, resume, scaling, startup, step, submit, train
+from benchmarks import footprint, losses, memory, pack, resume, scaling, startup, step, submit, teachers, train
 from benchmarks.figures import REPOSITORY, RESULTS, Row
 from benchmarks.page import write_page
 
@@ -38,7 +39,7 @@ def loader(*, quick: bool = False) -> list[Row]:
 BENCHMARKS = {
     "step": step.run, "memory": memory.run, "startup": startup.run, "loader": loader, "resume": resume.run,
     "submit": submit.run, "losses": losses.run, "train": train.run, "pack": pack.run,
-    "scaling": scaling.run, "footprint": footprint.run,
+    "scaling": scaling.run, "footprint": footprint.run, "teachers": teachers.run,
 }  # fmt: skip
 
 
