@@ -235,8 +235,8 @@ def _at_a_time(graph: fx.GraphModule, dtype: torch.dtype) -> int | None:
     return part if part * sum(products) >= LEAST_PRODUCTS * len(products) else None
 
 
-def _products(node: fx.Node, conv: _Convolution) -> float:
+def _products(node: fx.Node, conv: _Convolution) -> int:
     """Multiplications of a convolution for one image."""
     made = _shape(node)
     assert made is not None  # what a convolution makes is a tensor
-    return made[1:].numel() * conv.weight[0].numel()
+    return int(made[1:].numel() * conv.weight[0].numel())
