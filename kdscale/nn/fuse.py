@@ -82,8 +82,8 @@ def fuse(network: Network, dtype: torch.dtype | None) -> int | None:
         dtype: what convolutions compute in; None for fp32.
 
     Returns:
-        How many images to answer at a time, so that what lies between two layers stays in a core's cache; None where
-        nothing was rewritten, or so few images fit that nothing is gained.
+        How many images to answer at a time, so that what lies between two layers stays in a core's cache; None for all
+        at once: where nothing was rewritten, too few images fit, or calls would cost more than memory does.
     """
     narrow = dtype or torch.float32
     if network.taps or network.input_grad or network.input.scale.device.type != "cpu" or not _available(narrow):
@@ -105,7 +105,8 @@ def fuse(network: Network, dtype: torch.dtype | None) -> int | None:
 
 
 def _available(dtype: torch.dtype) -> bool:
-    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
+    operators = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    if not (torch._C._has_mkldnn and all(hasattr(torch.ops.mkldnn, name) for name in operators)):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
